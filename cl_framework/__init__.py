@@ -1,0 +1,50 @@
+"""cl_framework: stream experiences, apply a strategy against forgetting, trust the numbers.
+
+Names are loaded when first used, so that `clf list` and `clf show` need not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "models", "Batch": "types", "Buffer": "memory", "Chain": "chain", "ConfigError": "errors",
+    "DataError": "errors", "DataLeak": "errors", "Dataset": "data", "Diverged": "errors", "Experience": "types",
+    "Inputs": "types", "Model": "models", "Need": "types", "Output": "types", "Part": "scenario", "Phase": "types",
+    "PluginError": "errors", "Recipe": "recipe", "ResidentStream": "scenario", "Scenario": "scenario",
+    "Setting": "types", "Source": "sources", "Strategy": "strategy", "Stream": "scenario", "StreamInfo": "types",
+    "StreamRecord": "metrics", "TestSet": "data", "bounded": "fields", "concat": "types", "metric": "metrics",
+    "phase_classes": "scenario", "run_stream": "protocol", "tunable": "fields",
+}
+
+if TYPE_CHECKING:
+    from cl_framework.chain import Chain as Chain
+    from cl_framework.data import Dataset as Dataset, TestSet as TestSet
+    from cl_framework.errors import ConfigError as ConfigError, DataError as DataError, DataLeak as DataLeak
+    from cl_framework.errors import Diverged as Diverged, PluginError as PluginError
+    from cl_framework.fields import bounded as bounded, tunable as tunable
+    from cl_framework.memory import Buffer as Buffer
+    from cl_framework.metrics import StreamRecord as StreamRecord, metric as metric
+    from cl_framework.models import Architecture as Architecture, Model as Model
+    from cl_framework.protocol import run_stream as run_stream
+    from cl_framework.recipe import Recipe as Recipe
+    from cl_framework.scenario import Part as Part, ResidentStream as ResidentStream, Scenario as Scenario
+    from cl_framework.scenario import Stream as Stream, phase_classes as phase_classes
+    from cl_framework.sources import Source as Source
+    from cl_framework.strategy import Strategy as Strategy
+    from cl_framework.types import Batch as Batch, Experience as Experience, Inputs as Inputs, Need as Need
+    from cl_framework.types import Output as Output, Phase as Phase, Setting as Setting, StreamInfo as StreamInfo
+    from cl_framework.types import concat as concat
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cl_framework' has no attribute {name!r}")
+    return vars(import_module(f"cl_framework.{_HOMES[name]}"))[name]
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])

@@ -1,0 +1,135 @@
+"""Resident data: one store of contiguous tensors, experiences as rows of it, a batch as one `index_select`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cl_framework.types import NOT_YET, Batch, Inputs, Setting, concat, move, n_bytes, n_rows, select
+
+
+class Dataset:
+    """Some rows of a resident store.
+
+    Args:
+        raw: the store, [N, ...]; shared between data sets and never copied.
+        y: labels of the chosen rows, int64 [n].
+        rows: which rows of the store, int64 [n]; all of them when None.
+        task: the task label of each chosen row, int64 [n], or None where none is given.
+
+    >>> data = Dataset(torch.arange(6).view(3, 2), torch.tensor([0, 1, 0]))
+    >>> len(data), data.take(torch.tensor([2])).raw
+    (3, tensor([[4, 5]]))
+    """
+
+    def __init__(self, raw: Inputs, y: Tensor, rows: Tensor | None = None, task: Tensor | None = None) -> None:
+        self._raw = raw
+        self._rows = torch.arange(n_rows(raw)) if rows is None else rows
+        if len(self._rows) != len(y):
+            raise ValueError(f"expected a label for each of {len(self._rows)} rows, got {len(y)} labels")
+        self.y = y
+        self.task = task
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.y.device
+
+    @property
+    def raw(self) -> Inputs:
+        """A copy of the rows, [n, ...]."""
+        return select(self._raw, self._rows)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that a copy of the rows would hold."""
+        return n_bytes(self._raw) * len(self) // max(n_rows(self._raw), 1)
+
+    def take(self, positions: Tensor) -> Batch:
+        """The rows at `positions` (int64, 0 <= p < len(self)) as a batch whose `x` is not filled in yet."""
+        task = None if self.task is None else self.task.index_select(0, positions)
+        raw = select(self._raw, self._rows.index_select(0, positions))
+        return Batch(raw, NOT_YET, self.y.index_select(0, positions), task)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All rows in their order, `size` at a time; the last batch may be short."""
+        for start in range(0, len(self), size):
+            yield self.take(torch.arange(start, min(start + size, len(self)), device=self.device))
+
+    def subset(self, positions: Tensor) -> Dataset:
+        """A data set of the rows at `positions`; the store is shared."""
+        task = None if self.task is None else self.task[positions]
+        return Dataset(self._raw, self.y[positions], self._rows[positions], task)
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same rows with their store on `device`; itself when it is there already."""
+        if self.device == device:
+            return self
+        task = None if self.task is None else self.task.to(device)
+        return Dataset(move(self._raw, device), self.y.to(device), self._rows.to(device), task)
+
+    def sharing(self, other: Dataset) -> Dataset:
+        """The same rows read from the store of `other`, which must hold the same values (after a move)."""
+        return Dataset(other._raw, self.y.to(other.device), self._rows.to(other.device),
+                       None if self.task is None else self.task.to(other.device))
+
+    def store_id(self) -> int:
+        """Equal for data sets that share a store."""
+        return id(self._raw)
+
+    @staticmethod
+    def concat(parts: Sequence[Dataset]) -> Dataset:
+        """The rows of several data sets, in order. Data sets of one store share it; others are copied once."""
+        first = parts[0]
+        y = torch.cat([part.y for part in parts])
+        tasks = [part.task for part in parts if part.task is not None]
+        task = torch.cat(tasks) if len(tasks) == len(parts) else None
+        if all(part._raw is first._raw for part in parts):
+            return Dataset(first._raw, y, torch.cat([part._rows for part in parts]), task)
+        raw = first.raw
+        for part in parts[1:]:
+            raw = concat(raw, part.raw)
+        return Dataset(raw, y, None, task)
+
+
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """Held-out rows of one experience. It scores a strategy's answers; no strategy ever holds one.
+
+    Attributes:
+        data: the rows.
+        classes: labels that occur in the experience.
+        setting: in the task-incremental setting the answer is picked among `classes` alone.
+    """
+
+    __test__ = False
+    data: Dataset
+    classes: tuple[int, ...]
+    setting: Setting = Setting.CLASS
+
+    def score(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows are answered rightly.
+
+        Args:
+            logits: [B, classes seen].
+            y: [B].
+
+        Returns:
+            Two bool tensors [B]: by the scenario's own rule, and with the logits restricted to the
+            experience's classes (task-incremental accuracy, from the same logits).
+        """
+        known = [label for label in self.classes if label < logits.shape[1]]
+        if not known:
+            missed = torch.zeros_like(y, dtype=torch.bool)
+            return logits.argmax(1) == y, missed
+        allowed = torch.tensor(known, device=logits.device)
+        within = allowed[logits.index_select(1, allowed).argmax(1)] == y
+        if self.setting is Setting.TASK:
+            return within, within
+        return logits.argmax(1) == y, within

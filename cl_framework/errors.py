@@ -1,0 +1,50 @@
+"""What can go wrong, by whose hand. A message says what happened, what was expected and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ClfError(Exception):
+    """Any failure that we explain; the command line prints it without a traceback."""
+
+    exit_status = 1
+
+
+class ConfigError(ClfError):
+    """The user asked for something that cannot be run: a name, a key, a value or a combination.
+
+    Several faults are collected and shown at once.
+
+    >>> print(ConfigError(["unknown key 'sed'", "lr must be above 0, got -1"]))
+    unknown key 'sed'
+    lr must be above 0, got -1
+    """
+
+    exit_status = 2
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class PluginError(ClfError):
+    """A plugin breaks the contract: a misspelt hook, a wrong signature, two owners of one hook."""
+
+    exit_status = 2
+
+
+class DataLeak(ClfError):
+    """A strategy reached for data that its scenario does not give: the past or the future."""
+
+
+class DataError(ClfError):
+    """A data file is missing, damaged, or not what its hash says."""
+
+
+class CheckpointError(ClfError):
+    """No checkpoint of a run can be read."""
+
+
+class Diverged(ClfError):
+    """The loss or the weights are no longer finite."""

@@ -1,0 +1,193 @@
+"""What is trained: preprocess, body, head. Architectures build a body; the head knows the classes seen."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_framework.errors import ConfigError
+from cl_framework.fields import bounded, check_ranges
+from cl_framework.preprocess import Preprocess
+from cl_framework.types import Inputs, Output, StreamInfo
+
+
+class Head(nn.Module):
+    """A linear classifier over the classes seen.
+
+    Args:
+        n_features: D.
+        n_classes: rows that are allocated; 0 lets the head grow with `grow`.
+    """
+
+    def __init__(self, n_features: int, n_classes: int) -> None:
+        super().__init__()
+        self.is_growing = n_classes == 0
+        self.n_seen = 0
+        weight, bias = self._rows(n_classes, n_features)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def _rows(self, n: int, n_features: int) -> tuple[Tensor, Tensor]:
+        bound = 1 / math.sqrt(n_features)
+        return torch.empty(n, n_features).uniform_(-bound, bound), torch.empty(n).uniform_(-bound, bound)
+
+    def grow(self, n_seen: int) -> None:
+        """Answer for the first `n_seen` classes from now on; old rows keep their values."""
+        if self.is_growing and n_seen > len(self.weight):
+            weight, bias = self._rows(n_seen - len(self.weight), self.weight.shape[1])
+            self.weight = nn.Parameter(torch.cat([self.weight.detach(), weight.to(self.weight)]))
+            self.bias = nn.Parameter(torch.cat([self.bias.detach(), bias.to(self.bias)]))
+        self.n_seen = max(self.n_seen, n_seen)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [B, n_seen] of features [B, D]."""
+        return F.linear(features, self.weight[: self.n_seen], self.bias[: self.n_seen])
+
+
+class Model(nn.Module):
+    """A network on a stream.
+
+    Labels are numbered in order of appearance, so the classes seen are always the first `n_seen`, and so are the
+    rows of the head that answer. A *whole* head is allocated once (the optimizer's shapes never change); a
+    *growing* one gets new rows with `observe`.
+
+    Args:
+        preprocess: raw rows to what the body sees.
+        body: the network below the head; what is merged, adapted and given importance.
+        head: the classifier.
+    """
+
+    def __init__(self, preprocess: nn.Module, body: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.body = body
+        self.head = head
+        self._tasks: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def n_seen(self) -> int:
+        """How many classes the logits cover."""
+        return self.head.n_seen
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def observe(self, classes: Sequence[int], task: int | None = None) -> None:
+        """Meet the classes of an experience: logits cover them from now on."""
+        self.head.grow(max(classes) + 1)
+        if task is not None:
+            self._tasks[task] = tuple(classes)
+
+    def allowed(self, task: Tensor | None) -> Tensor | None:
+        """Which classes each row may answer with, bool [B, n_seen]; None where no task label is given."""
+        if task is None:
+            return None
+        table = torch.zeros(max(self._tasks) + 1, self.n_seen, dtype=torch.bool)
+        for index, classes in self._tasks.items():
+            table[index, list(classes)] = True
+        return table.to(task.device)[task]
+
+    def forward(self, x: Inputs) -> Output:
+        """Logits over the classes seen and features of B preprocessed rows."""
+        features = self.body(x)
+        return Output(self.head(features), features)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """How far the head has grown, and the classes of each task."""
+        return {"n_seen": self.n_seen, "tasks": {k: list(v) for k, v in self._tasks.items()}}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_extra_state` returned."""
+        self.head.n_seen = state["n_seen"]
+        self._tasks = {int(k): tuple(v) for k, v in state["tasks"].items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; a growing head first gets the size that it had."""
+        self.head.grow(int(state_dict["_extra_state"]["n_seen"]))
+        return super().load_state_dict(state_dict, strict, assign)
+
+
+@dataclass(kw_only=True)
+class Architecture(ABC):
+    """A family of networks: `model=` on the command line. Its fields are its configuration."""
+
+    head: Literal["whole", "growing"] = "whole"
+    """Allocate the head once for all classes, or let it grow with every experience."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @abstractmethod
+    def body(self, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """The network below the head for rows of one shape, and the number of features that it returns.
+
+        Raises:
+            ConfigError: the network cannot take rows of this shape.
+        """
+
+    def build(self, info: StreamInfo) -> Model:
+        """A freshly initialised model for a stream (it draws from torch's global generator)."""
+        body, n_features = self.body(info.input_shape)
+        head = Head(n_features, info.n_classes if self.head == "whole" else 0)
+        return Model(Preprocess(info.mean, info.std, info.augment), body, head)
+
+
+@dataclass(kw_only=True)
+class MLP(Architecture):
+    """Fully connected layers with ReLU, over flattened rows of any shape."""
+
+    hidden: list[int] = field(default_factory=lambda: [256, 256])
+    """Width of each hidden layer."""
+    dropout: float = bounded(0.0, low=0.0, high=1.0)
+    """Probability of dropping a hidden unit."""
+
+    def body(self, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """Flatten, then Linear and ReLU for each width."""
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"model.hidden must list at least one width of 1 or more, got {self.hidden}")
+        widths = [math.prod(input_shape), *self.hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for n_in, n_out in pairwise(widths):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+            if self.dropout:
+                layers.append(nn.Dropout(self.dropout))
+        return nn.Sequential(*layers), widths[-1]
+
+
+@dataclass(kw_only=True)
+class CNN(Architecture):
+    """A small convolutional network: 3x3 convolutions with batch normalisation, halved by max-pooling."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 64])
+    """Channels of each block."""
+
+    def body(self, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """Conv, batch norm, ReLU and pooling for each block, then the mean over positions."""
+        n_in = image_channels(input_shape, "cnn")
+        layers: list[nn.Module] = []
+        for n_out in self.channels:
+            layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU(),
+                       nn.MaxPool2d(2, ceil_mode=True)]
+            n_in = n_out
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()), n_in * 4
+
+
+def image_channels(input_shape: tuple[int, ...], name: str) -> int:
+    """The channels of an image's shape.
+
+    Raises:
+        ConfigError: the rows are no images.
+    """
+    if len(input_shape) != 3:
+        raise ConfigError(f"model '{name}' takes images (channels, height, width), but the scenario's rows have shape "
+                          f"{input_shape}; use model=mlp")
+    return input_shape[0]

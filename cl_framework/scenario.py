@@ -1,0 +1,130 @@
+"""The scenario contract: a scenario opens a stream; a stream yields experiences and keeps its tests apart."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cl_framework.data import Dataset, TestSet
+from cl_framework.errors import ConfigError
+from cl_framework.fields import check_ranges
+from cl_framework.types import Experience, Need, Phase, StreamInfo
+
+
+class Stream(ABC):
+    """Experiences in their order. Immutable; it can be iterated many times, also nested."""
+
+    info: StreamInfo
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of experiences."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Experience:
+        """The experience at `index`, with the training rows of the earlier ones as its history.
+
+        Raises:
+            IndexError: there is no such experience.
+        """
+
+    @abstractmethod
+    def test(self, index: int) -> TestSet:
+        """Held-out rows of an experience; for the evaluator alone."""
+
+    def __iter__(self) -> Iterator[Experience]:
+        for index in range(len(self)):
+            yield self[index]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """What one experience of a resident stream is made of: rows, held-out rows, labels and their names."""
+
+    train: Dataset
+    test: Dataset
+    classes: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+
+class ResidentStream(Stream):
+    """A stream whose experiences are rows of resident stores.
+
+    Args:
+        info: facts about the stream.
+        parts: one for each experience.
+        is_task_aware: experiences carry their index as task label.
+    """
+
+    def __init__(self, info: StreamInfo, parts: Sequence[Part], *, is_task_aware: bool = False) -> None:
+        self.info = info
+        self._parts = tuple(parts)
+        self._is_task_aware = is_task_aware
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: int) -> Experience:
+        if not 0 <= index < len(self):
+            raise IndexError(f"the stream has experiences 0 to {len(self) - 1}, not {index}")
+        part = self._parts[index]
+        return Experience(index=index, classes=part.classes, class_names=part.class_names, train=part.train,
+                          task=index if self._is_task_aware else None,
+                          past=tuple(earlier.train for earlier in self._parts[:index]))
+
+    def test(self, index: int) -> TestSet:
+        """Held-out rows of the experience at `index`."""
+        part = self._parts[index]
+        return TestSet(part.test, part.classes, self.info.setting)
+
+
+@dataclass(kw_only=True)
+class Scenario(ABC):
+    """A family of streams: data and the rule that cuts it. Its fields are its configuration."""
+
+    offers: ClassVar[frozenset[Need]] = frozenset({Need.HISTORY})
+    """What its streams give beyond labelled rows."""
+    known_failures: ClassVar[Mapping[str, str]] = {}
+    """Conformance checks that fail, each with its reason."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @abstractmethod
+    def open(self, phase: Phase, order_seed: int | None) -> Stream:
+        """The stream of one phase.
+
+        Args:
+            phase: `single` takes all classes; `tuning` and `evaluation` take disjoint halves.
+            order_seed: shuffles the order of classes or domains; None keeps their natural order.
+
+        Raises:
+            ConfigError: the fields ask for a stream that the data cannot give.
+            DataError: the data cannot be had or is damaged.
+        """
+
+    def recipe(self) -> Mapping[str, object]:
+        """`train.*` values that follow from the fields; the user's own values win."""
+        return {}
+
+
+def phase_classes(n_classes: int, phase: Phase) -> range:
+    """The original labels that a phase may use: all, the lower half, or the upper half.
+
+    Both halves have floor(n / 2) classes, so that the two phases are of one shape; with an odd number the last
+    class belongs to neither (GTEP, arXiv 2403.09066, section on data splits: halves by label index).
+
+    Raises:
+        ConfigError: there are too few classes for two halves.
+
+    >>> phase_classes(10, Phase.TUNING), phase_classes(10, Phase.EVALUATION)
+    (range(0, 5), range(5, 10))
+    """
+    if phase is Phase.SINGLE:
+        return range(n_classes)
+    half = n_classes // 2
+    if half == 0:
+        raise ConfigError(f"{n_classes} class cannot be cut into a tuning and an evaluation half; use phase=single")
+    return range(half) if phase is Phase.TUNING else range(half, 2 * half)

@@ -1,0 +1,133 @@
+"""The strategy contract. Used as it is, `Strategy` is naive fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cl_framework.data import Dataset
+from cl_framework.errors import PluginError
+from cl_framework.fields import check_ranges
+from cl_framework.functional import cross_entropy
+from cl_framework.models import Model
+from cl_framework.recipe import Recipe
+from cl_framework.types import Batch, Experience, Inputs, Need, Output, StreamInfo
+
+ADDITIVE = ("setup", "before_experience", "train_data", "prepare_batch", "penalty", "after_backward", "after_step",
+            "after_experience", "metrics")
+"""Hooks that a chain runs in order, part after part."""
+
+EXCLUSIVE = ("fit", "loss", "optimizer", "predict", "respond", "adapt")
+"""Hooks that have at most one owner in a chain."""
+
+PERSISTENCE = ("state_dict", "load_state_dict")
+"""Hooks that a chain keeps apart, part by part."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Strategy:
+    """How a model learns one experience without losing the others.
+
+    A strategy is a dataclass of hyperparameters plus the hooks it overrides. A hook gets exactly the objects it
+    needs and returns a value; it never sees a trainer, a stream or a scenario. What is learned (buffers, teachers,
+    importance) is set in `setup` or later, and goes through `state_dict`.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What a scenario must offer."""
+    neutral: ClassVar[Mapping[str, object]] = {}
+    """Hyperparameters at which the strategy is exactly fine-tuning; the conformance suite tests it."""
+    known_failures: ClassVar[Mapping[str, str]] = {}
+    """Conformance checks that fail, each with its reason; one that passes after all is an error."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    # the stream
+
+    def setup(self, model: Model, info: StreamInfo) -> None:
+        """Once, before the first experience."""
+
+    def before_experience(self, model: Model, experience: Experience) -> None:
+        """The head already has the new classes."""
+
+    def train_data(self, experience: Experience, data: Dataset) -> Dataset:
+        """What to train on. Called again when a run resumes, so it must depend on saved state alone."""
+        return data
+
+    def fit(self, model: Model, data: Dataset, train: Callable[[Dataset], None]) -> None:
+        """Learn from `data`. `train` runs the recipe's epochs with one optimizer.
+
+        When a run resumes, `fit` starts over: calls of `train` that were finished return at once, and the whole
+        state is put back at the one that was interrupted. What must survive belongs in `state_dict`.
+        """
+        train(data)
+
+    def after_experience(self, model: Model, experience: Experience) -> None:
+        """After training, before evaluation."""
+
+    # one step
+
+    def prepare_batch(self, model: Model, batch: Batch) -> Batch:
+        """Change the rows before they are preprocessed, e.g. append replayed ones. `batch.x` is not there yet."""
+        return batch
+
+    def loss(self, model: Model, batch: Batch, output: Output) -> Tensor:
+        """The training loss, a scalar. By default the mean cross-entropy over the classes seen (over the
+        classes of its task for a row with a task label)."""
+        return cross_entropy(output.logits, batch.y, model.allowed(batch.task))
+
+    def penalty(self, model: Model, batch: Batch, output: Output) -> Tensor:
+        """A term added to the loss, a scalar."""
+        return torch.zeros((), device=output.logits.device)
+
+    def after_backward(self, model: Model) -> None:
+        """Edit the gradients in place, before clipping and the optimizer's step."""
+
+    def after_step(self, model: Model, batch: Batch, output: Output) -> None:
+        """After the optimizer's step, with the batch that was trained on and its output before the step."""
+
+    def optimizer(self, params: Iterable[nn.Parameter], recipe: Recipe) -> Optimizer:
+        """The optimizer of one `train` call. By default what `train.*` says."""
+        return recipe.optimizer_for(params)
+
+    # inference
+
+    def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
+        """Logits over the classes seen, [B, n_seen]. Pure: it changes neither the model nor the strategy."""
+        logits: Tensor = model(x).logits
+        return logits
+
+    def respond(self, model: Model, prompts: Sequence[str]) -> list[str]:
+        """Texts that answer prompts. Pure.
+
+        Raises:
+            PluginError: the strategy has no text form.
+        """
+        raise PluginError(f"{type(self).__name__} does not answer text; use a strategy that defines `respond`")
+
+    def adapt(self, model: Model, x: Inputs) -> Tensor:
+        """Learn from unlabelled test rows and return the logits given for them. By default `predict` alone."""
+        return self.predict(model, x, None)
+
+    # persistence
+
+    def metrics(self) -> Mapping[str, float]:
+        """The strategy's own figures after an experience; pulled, never pushed."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything learned, as tensors and plain data (it is loaded with `weights_only=True`)."""
+        return {}
+
+    def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned; `model` already has its own state back."""
+
+    def parts(self) -> tuple[Strategy, ...]:
+        """The strategies this one is made of."""
+        return (self,)

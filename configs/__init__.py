@@ -1,0 +1,1 @@
+"""Presets: `configs/<group>/<name>.yaml` and `configs/experiment/<name>.yaml`."""

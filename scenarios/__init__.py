@@ -1,0 +1,1 @@
+"""Built-in scenarios. Found through the entry points `cl_framework.scenarios`."""
