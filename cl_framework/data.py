@@ -79,6 +79,11 @@ class Dataset:
         return Dataset(other._raw, self.y.to(other.device), self._rows.to(other.device),
                        None if self.task is None else self.task.to(other.device))
 
+    @property
+    def store_bytes(self) -> int:
+        """Bytes of the whole store that the rows are read from."""
+        return n_bytes(self._raw)
+
     def store_id(self) -> int:
         """Equal for data sets that share a store."""
         return id(self._raw)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_framework.types import move
+
 if TYPE_CHECKING:
     from cl_framework.data import Dataset
     from cl_framework.models import Model
@@ -56,8 +58,13 @@ def quadratic(params: Mapping[str, Tensor], anchor: Mapping[str, Tensor], import
 
     Where a parameter has more rows than its anchor (a head that has grown), the new rows are free.
     """
-    terms = [(importance[k] * (params[k][: len(a)] - a).square()).sum() for k, a in anchor.items()]
+    terms = [(importance[k] * (leading(params[k], a) - a).square()).sum() for k, a in anchor.items()]
     return torch.stack(terms).sum()
+
+
+def leading(value: Tensor, like: Tensor) -> Tensor:
+    """The first rows of a tensor, as many as `like` has; itself where the shapes agree (also of a scalar)."""
+    return value if value.shape == like.shape else value[: len(like)]
 
 
 def fisher_diagonal(model: Model, data: Dataset, *, n_samples: int, generator: torch.Generator, chunk: int = 32,
@@ -87,8 +94,8 @@ def fisher_diagonal(model: Model, data: Dataset, *, n_samples: int, generator: t
     uniform = torch.rand(len(chosen), generator=generator)
     seen = 0
     for batch in chosen.batches(chunk):
-        x, y = model.preprocess(batch.raw), batch.y
-        allowed = model.allowed(batch.task)
+        x, y = model.preprocess(move(batch.raw, device)), batch.y.to(device)
+        allowed = model.allowed(None if batch.task is None else batch.task.to(device))
         if allowed is None:
             allowed = torch.ones(len(y), model.n_seen, dtype=torch.bool, device=device)
         if labels == "model":
@@ -96,7 +103,7 @@ def fisher_diagonal(model: Model, data: Dataset, *, n_samples: int, generator: t
                 logits = model(x).logits.masked_fill(~allowed, -torch.inf)
             below = uniform[seen:seen + len(y)].to(device).unsqueeze(1)
             y = (logits.softmax(1).cumsum(1) < below).sum(1).clamp(max=model.n_seen - 1)
-            y = torch.where(allowed.gather(1, y.unsqueeze(1)).squeeze(1), y, batch.y)
+            y = torch.where(allowed.gather(1, y.unsqueeze(1)).squeeze(1), y, batch.y.to(device))
         for k, g in gradients(params, x, y, allowed).items():
             total[k] += g.square().sum(0)
         seen += len(y)
@@ -121,15 +128,21 @@ def gradients_of(params: Iterable[nn.Parameter]) -> list[Tensor]:
 def quantile(values: Tensor, q: float) -> Tensor:
     """Linear-interpolation quantile of a flat tensor of any size, by selection and not by sorting.
 
-    Same definition as `numpy.quantile(..., method="linear")`; `torch.quantile` stops at 2^24 elements.
+    Same definition as `numpy.quantile(..., method="linear")`; `torch.quantile` stops at 2^24 elements. The nearer the
+    quantile to either end, the less there is to select.
 
     >>> quantile(torch.tensor([4.0, 1.0, 3.0, 2.0]), 0.5)
     tensor(2.5000)
     """
-    place = q * (len(values) - 1)
+    n = len(values)
+    place = q * (n - 1)
     low = int(place)
-    below = values.kthvalue(low + 1).values
-    if low == place:
-        return below
-    above = values.kthvalue(low + 2).values
-    return torch.lerp(below, above, place - low)
+    if 2 * low > n:
+        tail = values.topk(n - low, sorted=False).values
+        pair = tail.topk(min(2, len(tail)), largest=False).values
+        below, above = pair[0], pair[-1]
+    else:
+        tail = values.topk(min(low + 2, n), largest=False, sorted=False).values
+        pair = tail.topk(min(2, len(tail))).values
+        below, above = pair[-1], pair[0]
+    return below if low == place else torch.lerp(below, above, place - low)

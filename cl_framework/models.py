@@ -48,6 +48,8 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, n_seen] of features [B, D]."""
+        if self.n_seen == len(self.weight):
+            return F.linear(features, self.weight, self.bias)
         return F.linear(features, self.weight[: self.n_seen], self.bias[: self.n_seen])
 
 

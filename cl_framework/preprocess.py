@@ -22,10 +22,8 @@ class Preprocess(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float], augment: str = "none") -> None:
         super().__init__()
         self.augment = augment
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
+        self._mean, self._std = tuple(mean), tuple(std)
+        self._affine: dict[tuple[float, int, torch.device], tuple[Tensor | float, Tensor | float]] = {}
 
     def forward(self, raw: Inputs) -> Inputs:
         """Rows as the body takes them, [B, ...] float32; a mapping (text) passes as it is."""
@@ -34,9 +32,20 @@ class Preprocess(nn.Module):
         if self.training and self.augment == "crop_flip":
             raw = crop_flip(raw)
         unit = 255.0 if raw.dtype == torch.uint8 else 1.0
-        scale, shift = 1.0 / (unit * self.std), -self.mean / self.std
-        shape = (-1, *([1] * (raw.dim() - 2)))
-        return torch.addcmul(shift.view(shape), raw.to(torch.float32), scale.view(shape))
+        key = (unit, raw.dim(), raw.device)
+        if key not in self._affine:
+            self._affine[key] = self._coefficients(*key)
+        scale, shift = self._affine[key]
+        return raw.to(torch.float32, copy=True).mul_(scale).add_(shift)
+
+    def _coefficients(self, unit: float, n_dims: int, device: torch.device) -> tuple[Tensor | float, Tensor | float]:
+        """x = raw * scale + shift: plain numbers where one serves all channels, else [C, 1, ...]."""
+        scale = [1.0 / (unit * std) for std in self._std]
+        shift = [-mean / std for mean, std in zip(self._mean, self._std, strict=True)]
+        if len(scale) == 1:
+            return scale[0], shift[0]
+        shape = (-1, *([1] * (n_dims - 2)))
+        return torch.tensor(scale, device=device).view(shape), torch.tensor(shift, device=device).view(shape)
 
 
 def crop_flip(images: Tensor, pad: int = 4) -> Tensor:

@@ -47,13 +47,13 @@ class Recipe:
         check_ranges(self)
 
     def optimizer_for(self, params: Iterable[nn.Parameter]) -> Optimizer:
-        """A fresh optimizer over `params`."""
+        """A fresh optimizer over `params`, in torch's fused form (one kernel for all parameters)."""
         trainable = [p for p in params if p.requires_grad]
         if self.optimizer == "sgd":
             return torch.optim.SGD(trainable, self.lr, self.momentum, weight_decay=self.weight_decay,
-                                   nesterov=self.nesterov)
+                                   nesterov=self.nesterov, fused=True)
         rule = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return rule(trainable, self.lr, weight_decay=self.weight_decay)
+        return rule(trainable, self.lr, weight_decay=self.weight_decay, fused=True)
 
     def lr_factor(self, step: int, n_steps: int) -> float:
         """What the learning rate is multiplied by at `step` of `n_steps` (both of one `train` call).

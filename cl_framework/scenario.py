@@ -17,6 +17,8 @@ class Stream(ABC):
     """Experiences in their order. Immutable; it can be iterated many times, also nested."""
 
     info: StreamInfo
+    provenance: Mapping[str, str]
+    """Name and digest of each data set behind it, for the record."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -56,10 +58,13 @@ class ResidentStream(Stream):
         info: facts about the stream.
         parts: one for each experience.
         is_task_aware: experiences carry their index as task label.
+        provenance: name and digest of each data set behind it.
     """
 
-    def __init__(self, info: StreamInfo, parts: Sequence[Part], *, is_task_aware: bool = False) -> None:
+    def __init__(self, info: StreamInfo, parts: Sequence[Part], *, is_task_aware: bool = False,
+                 provenance: Mapping[str, str] | None = None) -> None:
         self.info = info
+        self.provenance = dict(provenance or {})
         self._parts = tuple(parts)
         self._is_task_aware = is_task_aware
 

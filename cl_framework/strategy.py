@@ -28,6 +28,9 @@ EXCLUSIVE = ("fit", "loss", "optimizer", "predict", "respond", "adapt")
 PERSISTENCE = ("state_dict", "load_state_dict")
 """Hooks that a chain keeps apart, part by part."""
 
+NO_PENALTY = torch.zeros(())
+"""Zero, on the CPU: a scalar there adds to a loss on any device."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Strategy:
@@ -84,7 +87,7 @@ class Strategy:
 
     def penalty(self, model: Model, batch: Batch, output: Output) -> Tensor:
         """A term added to the loss, a scalar."""
-        return torch.zeros((), device=output.logits.device)
+        return NO_PENALTY
 
     def after_backward(self, model: Model) -> None:
         """Edit the gradients in place, before clipping and the optimizer's step."""

@@ -1,0 +1,39 @@
+# Everything starts here: `make train`, `make test`. Needs python3 (3.11 or later) and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?= scenario=split_digits strategy=naive,psmt,joint
+
+.PHONY: train test check reference bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this text
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cl_framework needs Python 3.11 or later; give one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (a few minutes the first time)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+train: .venv/ready  ## train a job: make train ARGS="scenario=split_cifar strategy=psmt"
+	@$(BIN)/clf train $(ARGS)
+
+test: .venv/ready  ## the tests
+	@$(BIN)/pytest
+
+check: .venv/ready  ## linters, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+reference: .venv/ready  ## the real-data tables of docs/results.md (minutes; goes on where it stopped)
+	@$(BIN)/python benchmarks/reference.py
+
+bench: .venv/ready  ## speed beside a bare loop and Avalanche, in one process
+	@$(BIN)/python benchmarks/throughput.py
+
+clean:  ## remove the environment
+	rm -rf .venv

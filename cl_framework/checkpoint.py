@@ -1,0 +1,87 @@
+"""Checkpoints that survive a kill at any moment: written whole, named by their digest, the last two kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cl_framework.errors import CheckpointError
+from cl_framework.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+_KEPT = 2
+
+
+class Vault:
+    """The checkpoints of one run.
+
+    A file is named `<experience>-<step>-<digest>.pt`; the digest is of its bytes, so a damaged file is recognised
+    before it is read. Contents load with `weights_only=True`.
+
+    Args:
+        folder: where they lie; made when the first one is written.
+        owner: identifies the run's configuration; a checkpoint of another one is refused.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        self.folder = folder
+        self.owner = owner
+
+    def files(self) -> list[Path]:
+        """The checkpoints, newest first."""
+        return sorted(self.folder.glob("*-*-*.pt"), reverse=True)
+
+    def save(self, state: dict[str, Any], experience: int, step: int) -> Path:
+        """Write a checkpoint, then drop all but the newest two.
+
+        Raises:
+            ClfError: the disk is full; earlier checkpoints are intact.
+        """
+        buffer = io.BytesIO()
+        torch.save({**state, "owner": self.owner}, buffer)
+        content = buffer.getvalue()
+        path = self.folder / f"{experience:05d}-{step:010d}-{_digest(content)}.pt"
+        write_atomic(path, content)
+        for old in self.files()[_KEPT:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, or None where none was ever written.
+
+        Raises:
+            CheckpointError: there are checkpoints, and every one is damaged or belongs to another configuration.
+        """
+        damaged = []
+        for path in self.files():
+            try:
+                content = path.read_bytes()
+                if _digest(content) != path.stem.rpartition("-")[2]:
+                    raise ValueError("its bytes do not have the digest that its name says")
+                state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+            except Exception as error:
+                damaged.append(path)
+                log.warning("checkpoint %s cannot be read (%s); falling back to the one before", path, error)
+                continue
+            if state.pop("owner") != self.owner:
+                raise CheckpointError(f"{path} belongs to another configuration; choose another folder with out=DIR "
+                                      "or remove that run folder")
+            return state
+        if damaged:
+            raise CheckpointError(f"no checkpoint in {self.folder} can be read; remove that folder to start over")
+        return None
+
+    def clear(self) -> None:
+        """Remove every checkpoint but the newest, once the run is finished."""
+        for old in self.files()[1:]:
+            old.unlink(missing_ok=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""The command line's grammar: `clf VERB {KEY=VALUES}`.
+
+    KEY     name{.name}             VALUES  VALUE{,VALUE}
+    VALUE   INT..INT (inclusive) | scalar | [list] | {map}
+
+Only `true` and `false` are booleans and only `null` is nothing, so `track.wandb=off` stays a word.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from cl_framework.errors import ConfigError
+
+_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_][\w:]*)*")
+_RANGE = re.compile(r"([+-]?\d+)\.\.([+-]?\d+)")
+_INT = re.compile(r"[+-]?\d+")
+_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
+_WORDS = {"true": True, "false": False, "null": None}
+_BRACKETS = {"[": "]", "{": "}"}
+OPTIONS = ("--help", "--version", "--debug")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line: a verb, the values of each key in order, and the dashed options."""
+
+    verb: str
+    values: dict[str, list[Any]] = field(default_factory=dict)
+    options: frozenset[str] = frozenset()
+
+    def product(self) -> Iterator[dict[str, Any]]:
+        """One choice of values for each combination; the last key varies fastest."""
+        for choice in itertools.product(*self.values.values()):
+            yield dict(zip(self.values, choice, strict=True))
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Read a command line.
+
+    Raises:
+        ConfigError: shows every word that is no KEY=VALUES and every key given twice.
+
+    >>> parse(["train", "seed=0..2", "strategy=er,lwf"]).values
+    {'seed': [0, 1, 2], 'strategy': ['er', 'lwf']}
+    """
+    verb, values, options, faults = "", dict[str, list[Any]](), set[str](), list[str]()
+    for word in arguments:
+        key, equals, text = word.partition("=")
+        if word in OPTIONS or word == "-h":
+            options.add("--help" if word == "-h" else word)
+        elif word.startswith("-"):
+            faults.append(f"unknown option '{word}'; the options are {', '.join(OPTIONS)}, all else is KEY=VALUE")
+        elif not equals:
+            if verb:
+                faults.append(f"'{word}' is no KEY=VALUE; write e.g. strategy={word} or seed=0..4")
+            verb = verb or word
+        elif not _KEY.fullmatch(key):
+            faults.append(f"'{key}' is no key; keys look like seed or strategy.memory_size")
+        elif key in values:
+            faults.append(f"'{key}' is given twice; several values of one key are separated by commas: {key}=a,b")
+        else:
+            try:
+                values[key] = parse_values(text)
+            except ConfigError as error:
+                faults += [f"{key}: {fault}" for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return Command(verb, values, frozenset(options))
+
+
+def parse_values(text: str) -> list[Any]:
+    """The values after an equals sign.
+
+    >>> parse_values("0..2,7"), parse_values("1e-3"), parse_values("[1,2],[3]")
+    ([0, 1, 2, 7], [0.001], [[1, 2], [3]])
+    """
+    values: list[Any] = []
+    for piece in _split(text):
+        span = _RANGE.fullmatch(piece)
+        if span is None:
+            values.append(scalar(piece))
+            continue
+        first, last = int(span[1]), int(span[2])
+        if last < first:
+            raise ConfigError(f"the range {piece} is empty; write {last}..{first}")
+        values += range(first, last + 1)
+    return values
+
+
+def scalar(text: str) -> Any:
+    """One value: a word of `true`, `false`, `null`; a number; a quoted text; a [list] or {map}; else itself."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if text[:1] in ("[", "{", "'", '"'):
+        try:
+            value = yaml.safe_load(text)
+            return value if isinstance(value, str) else _numbers(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"cannot read {text}; is a bracket or a quote missing?") from None
+    return text
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a text; inside brackets it is a number like anywhere else."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _numbers(item) for key, item in value.items()}
+    is_number = isinstance(value, str) and "e" in value.lower() and _FLOAT.fullmatch(value)
+    return float(value) if is_number else value
+
+
+def _split(text: str) -> list[str]:
+    """Cut at commas outside brackets and quotes."""
+    pieces, closers, quote = [""], list[str](), ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        elif sign in _BRACKETS:
+            closers.append(_BRACKETS[sign])
+        elif closers and sign == closers[-1]:
+            closers.pop()
+        elif sign == "," and not closers:
+            pieces.append("")
+            continue
+        pieces[-1] += sign
+    if closers or quote:
+        raise ConfigError(f"cannot read {text}; {closers[-1] if closers else quote} is missing at the end")
+    if any(not piece for piece in pieces):
+        raise ConfigError("a value is empty; write null for nothing")
+    return pieces

@@ -1,0 +1,130 @@
+"""One job to its summary, many jobs one after the other or in processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from cl_framework.checkpoint import Vault
+from cl_framework.config import Job, from_tree
+from cl_framework.errors import ClfError
+from cl_framework.files import write_json
+from cl_framework.observer import Observers
+from cl_framework.progress import progress_for
+from cl_framework.protocol import build_model, check_needs, run_stream
+from cl_framework.runs import RunFolder, Writer, summarise
+from cl_framework.scenario import Stream
+from cl_framework.tracking import trackers
+from cl_framework.types import Phase
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that ended without a summary, and why."""
+
+    label: str
+    error: ClfError
+
+
+_STREAMS: dict[tuple[str, Phase, int | None], Stream] = {}
+"""Streams opened by this process: jobs of one scenario share the resident data."""
+
+
+def open_stream(job: Job) -> Stream:
+    """The stream of a job; opened once a process."""
+    key = (json.dumps(job.tree["scenario"], sort_keys=True), job.phase, job.order_seed)
+    if key not in _STREAMS:
+        _STREAMS[key] = job.scenario.open(job.phase, job.order_seed)
+    return _STREAMS[key]
+
+
+def check_job(job: Job) -> None:
+    """Refuse what cannot work before anything runs.
+
+    Raises:
+        ClfError: the data, the strategy's needs or the model do not fit.
+    """
+    info = open_stream(job).info
+    check_needs(job.strategy, info)
+    build_model(job.architecture, info, 0)
+
+
+def execute(job: Job, out: Path, command: str, console: Console) -> dict[str, Any]:
+    """Run a job in its folder, or skip it when it is finished; its summary.
+
+    Raises:
+        ClfError: the run cannot begin, or stops.
+    """
+    folder = RunFolder.of(job, out)
+    with folder.locked():
+        return _execute(job, folder, command, console)
+
+
+def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dict[str, Any]:
+    finished = folder.summary()
+    label = label_of(job)
+    if finished is not None:
+        console.print(f"{label}: finished before, skipped ({folder.path})", highlight=False, soft_wrap=True)
+        return finished
+    torch.set_num_threads(job.hardware.threads)
+    stream = open_stream(job)
+    model = build_model(job.architecture, stream.info, job.seed)
+    run_id = folder.prepare(job, command, job.hardware.describe(), stream.provenance)
+    observer = Observers([Writer(folder, job.tracking.every), *trackers(job, folder.path, run_id),
+                          progress_for(console, label)])
+    vault = Vault(folder.checkpoints, job.hash)
+    try:
+        record = run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed, hardware=job.hardware,
+                            vault=vault, observer=observer)
+    finally:
+        observer.close()
+    write_json(folder.path / "summary.json", summarise(job, record))
+    vault.clear()
+    summary = folder.summary()
+    assert summary is not None
+    return summary
+
+
+def label_of(job: Job) -> str:
+    """A job in a word: `split_digits er seed 0`."""
+    order = "" if job.order_seed is None else f" order {job.order_seed}"
+    return f"{job.name('scenario')} {job.name('strategy')} seed {job.seed}{order}"
+
+
+def execute_all(jobs: Sequence[Job], out: Path, command: str, console: Console,
+                workers: int) -> tuple[list[dict[str, Any]], list[Failure]]:
+    """Run jobs; one that fails does not stop the others."""
+    if workers > 1 and len(jobs) > 1:
+        outcomes = _in_processes(jobs, out, command, workers)
+    else:
+        outcomes = [_attempt(job, out, command, console) for job in jobs]
+    summaries = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
+    return summaries, [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+
+
+def _attempt(job: Job, out: Path, command: str, console: Console) -> dict[str, Any] | Failure:
+    try:
+        return execute(job, out, command, console)
+    except ClfError as error:
+        return Failure(label_of(job), error)
+
+
+def _in_worker(tree: dict[str, Any], out: Path, command: str) -> dict[str, Any] | Failure:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    return _attempt(from_tree(tree), out, command, Console(stderr=True, force_terminal=False))
+
+
+def _in_processes(jobs: Sequence[Job], out: Path, command: str, workers: int) -> list[dict[str, Any] | Failure]:
+    """A joblib pool; each process has the job's own number of torch threads."""
+    from joblib import Parallel, delayed
+
+    tasks = (delayed(_in_worker)(job.tree, out, command) for job in jobs)
+    outcomes: list[dict[str, Any] | Failure] = Parallel(n_jobs=workers, batch_size=1)(tasks)
+    return outcomes

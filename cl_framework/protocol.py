@@ -1,0 +1,317 @@
+"""The run loop: a strategy learns a stream, experience by experience, and can be taken up at any step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cl_framework._torchvision  # noqa: F401  (before lightning)
+import lightning as L
+import torch
+from torch.optim import Optimizer
+
+from cl_framework import seeding
+from cl_framework.batches import Chunks
+from cl_framework.checkpoint import Vault
+from cl_framework.data import Dataset, TestSet
+from cl_framework.errors import ConfigError, Diverged
+from cl_framework.evaluate import evaluate
+from cl_framework.fields import bounded, check_ranges
+from cl_framework.learner import Learner, finite_weights
+from cl_framework.metrics import AccuracyMatrix, StreamRecord
+from cl_framework.models import Architecture, Model
+from cl_framework.observer import Cursor, Observer
+from cl_framework.recipe import Recipe
+from cl_framework.scenario import Stream
+from cl_framework.strategy import Strategy
+from cl_framework.types import Experience, Need, Setting, StreamInfo
+
+_CHUNK = 16
+
+
+@dataclass(kw_only=True)
+class Hardware:
+    """Where training runs: `trainer.*` on the command line, handed to Lightning's Trainer."""
+
+    accelerator: str = "auto"
+    """auto, cpu, gpu or another accelerator that Lightning knows."""
+    device: int = 0
+    """Index of the accelerator to use."""
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    """Floating-point precision; scaled float16 is left out, since strategies edit unscaled gradients."""
+
+    threads: int = bounded(1, low=1)
+    """Threads of torch on the CPU; 1 gives the same bits on machines with any number of cores."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def describe(self) -> str:
+        """The device in words."""
+        device = self.trainer().strategy.root_device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+    def trainer(self) -> L.Trainer:
+        """A fresh Trainer; Lightning's trains nothing on a second fit."""
+        devices: int | list[int] = 1 if self.accelerator in ("auto", "cpu") else [self.device]
+        try:
+            return L.Trainer(accelerator=self.accelerator, devices=devices, precision=self.precision, max_epochs=1,
+                             logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                             enable_model_summary=False, num_sanity_val_steps=0)
+        except Exception as error:
+            raise ConfigError(f"trainer.accelerator={self.accelerator} cannot be used here: {error}") from error
+
+
+def check_needs(strategy: Strategy, info: StreamInfo) -> None:
+    """Refuse a strategy on a stream that does not offer what it needs.
+
+    Raises:
+        ConfigError: names the need and what to do.
+    """
+    missing = sorted(need for need in strategy.needs if need not in info.offers)
+    if missing:
+        name = "+".join(type(part).__name__ for part in strategy.parts())
+        offered = ", ".join(sorted(info.offers)) or "nothing"
+        raise ConfigError(f"{name} needs {', '.join(missing)}, but the scenario offers {offered}; choose another "
+                          "scenario (task labels: scenario.incremental=task) or another strategy")
+
+
+def build_model(architecture: Architecture, info: StreamInfo, seed: int) -> Model:
+    """A model whose initial weights depend on the architecture, the stream's shape and the seed alone."""
+    with seeding.untouched():
+        seeding.seed_all(seed, "model")
+        return architecture.build(info)
+
+
+def run_stream(strategy: Strategy, stream: Stream, model: Model, *, recipe: Recipe | None = None, seed: int = 0,
+               hardware: Hardware | None = None, vault: Vault | None = None,
+               observer: Observer | None = None) -> StreamRecord:
+    """Learn a stream and say how much was kept and how much could still be learned.
+
+    Args:
+        strategy: a fresh strategy; it is trained in place, and so is `model`.
+        recipe: how one experience is trained.
+        seed: the training seed; everything random comes from it and the experience's index.
+        vault: where checkpoints lie. If it holds one, the run goes on from there, to the same bits.
+
+    Raises:
+        ConfigError: strategy, recipe and stream do not go together.
+        Diverged: loss or weights are no longer finite.
+    """
+    with seeding.untouched(), _quiet_lightning():
+        return _Run(strategy, stream, model, recipe or Recipe(), seed, hardware or Hardware(), vault,
+                    observer or Observer()).run()
+
+
+class _Run:
+    """The state of one run, and the loop over it."""
+
+    def __init__(self, strategy: Strategy, stream: Stream, model: Model, recipe: Recipe, seed: int,
+                 hardware: Hardware, vault: Vault | None, observer: Observer) -> None:
+        self.info = dataclasses.replace(stream.info, seed=seed)
+        check_needs(strategy, self.info)
+        if self.info.is_online and recipe.epochs != 1:
+            raise ConfigError(f"an online stream shows every row once, but train.epochs is {recipe.epochs}; "
+                              "set train.epochs=1 or scenario.is_online=false")
+        self.strategy, self.stream, self.model, self.recipe = strategy, stream, model, recipe
+        self.seed, self.hardware, self.vault, self.observer = seed, hardware, vault, observer
+        self.record = StreamRecord(n_experiences=len(stream))
+        self.matrix = AccuracyMatrix(len(stream))
+        self.cursor = Cursor()
+        self.online_hits = 0
+        self.device = hardware.trainer().strategy.root_device
+        self._stores: dict[int, Dataset] = {}
+        self._pending: dict[str, Any] | None = None
+        self._saved_at = self._clock = time.monotonic()
+
+    def run(self) -> StreamRecord:
+        """The loop over experiences."""
+        self.model.to(self.device)
+        seeding.seed_all(self.seed, "setup")
+        self.strategy.setup(self.model, self.info)
+        self._take_up()
+        self.observer.started(self.info, self.record)
+        for index in range(self.record.n_done, len(self.stream)):
+            self._learn(self._given(self.stream[index]))
+        self.observer.finished(self.record)
+        return self.record
+
+    def _given(self, experience: Experience) -> Experience:
+        """The experience with what the strategy may see of it, on the device."""
+        may_look_back = Need.HISTORY in self.strategy.needs
+        past = tuple(self._resident(data) for data in experience.history) if may_look_back else None
+        return dataclasses.replace(experience, train=self._resident(experience.train), past=past)
+
+    def _resident(self, data: Dataset) -> Dataset:
+        """The rows with their store on the device, if it fits into half of what is free; moved once."""
+        if data.device == self.device or self.device.type != "cuda":
+            return data
+        if data.store_id() not in self._stores:
+            if data.store_bytes > torch.cuda.mem_get_info(self.device)[0] // 2:
+                return data
+            self._stores[data.store_id()] = data.to(self.device)
+        return data.sharing(self._stores[data.store_id()])
+
+    def _learn(self, experience: Experience) -> None:
+        index, is_taken_up = experience.index, self._pending is not None
+        self._clock = time.monotonic()
+        if not is_taken_up:
+            self.cursor = Cursor(index, stream_step=self.cursor.stream_step)
+            self.online_hits = 0
+            seeding.seed_all(self.seed, "experience", index)
+            self.model.observe(experience.classes, experience.task)
+            if index == 0 and self.info.setting is Setting.DOMAIN:
+                evaluate(Strategy(), self.model, self._tests(len(self.stream)), self.matrix, 0)
+            self.strategy.before_experience(self.model, experience)
+        data = self.strategy.train_data(experience, experience.train)
+        calls = _Calls(self, experience)
+        self.strategy.fit(self.model, data, calls.train)
+        self.strategy.after_experience(self.model, experience)
+        self.record.seconds[index] += time.monotonic() - self._clock
+        self._evaluate(index, len(data))
+
+    def _tests(self, stop: int) -> Iterator[tuple[int, TestSet]]:
+        for index in range(stop):
+            test = self.stream.test(index)
+            yield index, TestSet(self._resident(test.data), test.classes, test.setting)
+
+    def _evaluate(self, index: int, n_rows: int) -> None:
+        record, own = self.record, dict(self.strategy.metrics())
+        stop = len(self.stream) if self.info.setting is Setting.DOMAIN else index + 1
+        evaluate(self.strategy, self.model, self._tests(stop), self.matrix, index + 1)
+        computed = self.matrix.compute()
+        record.initial, record.accuracy = computed.initial, computed.accuracy
+        record.task_accuracy = computed.task_accuracy
+        if self.info.is_online:
+            record.online[index] = self.online_hits / max(n_rows, 1)
+        record.strategy_metrics.append(own)
+        record.memory_bytes = int(own.get("memory_bytes", 0))
+        record.n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.cursor = Cursor(index + 1, stream_step=self.cursor.stream_step)
+        self.save(None)
+        self.observer.evaluated(index, record, own)
+
+    # checkpoints
+
+    def save(self, optimizer: Optimizer | None) -> None:
+        """Write a checkpoint: between experiences (`optimizer` is None) or between two steps."""
+        if self.vault is None:
+            return
+        model = self.model.state_dict()
+        if not finite_weights(model):
+            raise Diverged(f"the weights are no longer finite at step {self.cursor.stream_step} of the stream; the run "
+                           "stops and its last good checkpoint is kept. Try a lower train.lr, or train.clip=1.0")
+        seconds = self.record.seconds.clone()
+        if optimizer is not None:
+            seconds[self.cursor.experience] += time.monotonic() - self._clock
+        state = {
+            "cursor": dataclasses.asdict(self.cursor), "model": model, "strategy": self.strategy.state_dict(),
+            "optimizer": None if optimizer is None else optimizer.state_dict(), "rng": seeding.capture(),
+            "record": {**self.record.state_dict(), "seconds": seconds}, "matrix": self.matrix.state_dict(),
+            "online_hits": self.online_hits,
+        }
+        self.vault.save(state, self.cursor.experience, self.cursor.stream_step)
+        self._saved_at = time.monotonic()
+
+    def _take_up(self) -> None:
+        """Put back the newest checkpoint, if there is one."""
+        state = None if self.vault is None else self.vault.load()
+        if state is None:
+            return
+        self.record = StreamRecord.from_state_dict(state["record"])
+        self.matrix.load_state_dict(state["matrix"])
+        self.cursor = Cursor(**state["cursor"])
+        self.restore(state)
+        self._pending = state if state["optimizer"] is not None else None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back model, strategy and what was counted."""
+        self.model.load_state_dict(state["model"])
+        self.strategy.load_state_dict(self.model, state["strategy"])
+        self.online_hits = state["online_hits"]
+
+    def is_due(self) -> bool:
+        """Whether the next checkpoint inside an experience should be written now."""
+        return self.vault is not None and time.monotonic() - self._saved_at >= self.recipe.checkpoint_every
+
+    def take_pending(self) -> dict[str, Any] | None:
+        """The state to go on from, handed out once."""
+        state, self._pending = self._pending, None
+        return state
+
+    @property
+    def pending_call(self) -> int:
+        """The `train` call that was interrupted; -1 where nothing waits."""
+        return -1 if self._pending is None else int(self._pending["cursor"]["call"])
+
+
+class _Calls:
+    """Numbers the `train` calls of one experience, and skips those that an interrupted run had finished."""
+
+    def __init__(self, run: _Run, experience: Experience) -> None:
+        self._run, self._experience, self._n = run, experience, 0
+
+    def train(self, data: Dataset) -> None:
+        """Run the recipe's epochs over `data`."""
+        run, call = self._run, self._n
+        self._n += 1
+        if call < run.pending_call:
+            return
+        state = run.take_pending()
+        if state is None:
+            run.cursor = Cursor(run.cursor.experience, call, stream_step=run.cursor.stream_step)
+        else:
+            run.cursor = Cursor(**state["cursor"])
+            run.restore(state)
+        recipe = run.recipe
+        chunks = Chunks(data, recipe.batch_size, recipe.epochs, run.seed, run.cursor, _CHUNK)
+        run.observer.experience_started(self._experience, chunks.n_steps)
+        if run.cursor.epoch < recipe.epochs and chunks.steps_per_epoch:
+            self._fit(chunks, state)
+        elif state is not None:
+            seeding.restore(state["rng"])
+
+    def _fit(self, chunks: Chunks, state: dict[str, Any] | None) -> None:
+        run = self._run
+        counted = run.online_hits
+
+        def on_start(optimizer: Optimizer) -> None:
+            if state is not None:
+                optimizer.load_state_dict(state["optimizer"])
+                seeding.restore(state["rng"])
+
+        def on_chunk(optimizer: Optimizer, losses: Sequence[float]) -> None:
+            if run.info.is_online:
+                run.online_hits = counted + int(learner.online_hits)
+            if run.is_due():
+                run.save(optimizer)
+            run.observer.stepped(run.cursor, losses)
+
+        learner = Learner(run.strategy, run.model, run.recipe, run.cursor, steps_per_epoch=chunks.steps_per_epoch,
+                          n_steps=chunks.n_steps, is_online=run.info.is_online, on_start=on_start, on_chunk=on_chunk)
+        run.model.train()
+        run.hardware.trainer().fit(learner, train_dataloaders=chunks)
+        run.model.to(run.device)
+        run.model.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's hints: the loader is resident on purpose, and each experience has its own Trainer."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,168 @@
+"""What a run measured: hits are counted in an `AccuracyMatrix`, and kept with the costs in a `StreamRecord`.
+
+R[i, j] is the accuracy on experience j after learning experience i, both from 0; T is the number of experiences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import cl_framework._torchvision  # noqa: F401
+
+# isort: split
+import torch
+import torchmetrics
+from torch import Tensor
+
+_TENSORS = ("accuracy", "task_accuracy", "initial", "online", "seconds")
+
+
+def _unmeasured(*shape: int) -> Tensor:
+    return torch.full(shape, torch.nan, dtype=torch.float64)
+
+
+@dataclass(kw_only=True, eq=False)
+class StreamRecord:
+    """Everything that a metric may be computed from. Tensors are float64 on the CPU; NaN where not measured.
+
+    Attributes:
+        n_experiences: T, fixed at construction.
+        accuracy: R, [T, T].
+        task_accuracy: the same, with the logits restricted to the classes of experience j, [T, T].
+        initial: accuracy before any training, [T].
+        joint: accuracy on each experience of a model trained on all data, [T], or None where there is no such model.
+        online: accuracy of the answers given to the rows of an experience before they were learned, [T].
+        seconds: training time of each experience, [T], 0 before it is learned.
+        n_parameters: of the model after the last experience learned.
+        memory_bytes: what the strategy keeps after the last experience learned.
+        strategy_metrics: what the strategy said of itself, one mapping for each experience learned.
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy[0, 0] = 0.9
+    >>> record.n_done, record.rows()
+    (1, [['after', '0', '1'], ['0', '0.9', '']])
+    """
+
+    n_experiences: int
+    accuracy: Tensor = field(init=False)
+    task_accuracy: Tensor = field(init=False)
+    initial: Tensor = field(init=False)
+    joint: Tensor | None = None
+    online: Tensor = field(init=False)
+    seconds: Tensor = field(init=False)
+    n_parameters: int | None = None
+    memory_bytes: int | None = None
+    strategy_metrics: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        n = self.n_experiences
+        if n < 1:
+            raise ValueError(f"a stream has at least one experience, got {n}")
+        self.accuracy, self.task_accuracy = _unmeasured(n, n), _unmeasured(n, n)
+        self.initial, self.online = _unmeasured(n), _unmeasured(n)
+        self.seconds = torch.zeros(n, dtype=torch.float64)
+
+    @property
+    def n_done(self) -> int:
+        """How many rows of R are in."""
+        measured = self.accuracy.isnan().logical_not().any(1).nonzero()
+        return int(measured.max()) + 1 if len(measured) else 0
+
+    def rows(self) -> list[list[str]]:
+        """R as a table: a header, then a row for each experience learned; empty where not measured.
+
+        Columns are in the order of the stream, however many there are.
+        """
+        header = ["after", *(str(column) for column in range(self.n_experiences))]
+        return [header, *([str(index), *("" if value != value else repr(value) for value in row)]
+                          for index, row in enumerate(self.accuracy[: self.n_done].tolist()))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`."""
+        return {
+            "n_experiences": self.n_experiences, "n_parameters": self.n_parameters, "memory_bytes": self.memory_bytes,
+            "joint": None if self.joint is None else self.joint.clone(),
+            "strategy_metrics": [dict(metrics) for metrics in self.strategy_metrics],
+            **{name: vars(self)[name].clone() for name in _TENSORS},
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """The record that `state_dict` copied."""
+        record = cls(n_experiences=state["n_experiences"], joint=state["joint"], n_parameters=state["n_parameters"],
+                     memory_bytes=state["memory_bytes"],
+                     strategy_metrics=[dict(metrics) for metrics in state["strategy_metrics"]])
+        for name in _TENSORS:
+            value: Tensor = state[name]
+            if value.shape != vars(record)[name].shape:
+                raise ValueError(f"{name} of a record of {record.n_experiences} experiences must have shape "
+                                 f"{tuple(vars(record)[name].shape)}, got {tuple(value.shape)}")
+            vars(record)[name] = value.clone()
+        return record
+
+
+class Accuracies(NamedTuple):
+    """Accuracies before training, [T], and after each experience, [T, T]; twice, as `TestSet.score` counts them."""
+
+    initial: Tensor
+    accuracy: Tensor
+    task_initial: Tensor
+    task_accuracy: Tensor
+
+
+class AccuracyMatrix(torchmetrics.Metric):
+    """Counts hits; the counts are summed across processes, so accuracies are exact whatever the batches.
+
+    Row 0 is before training, row i + 1 after experience i. The counts live on the device of the hits.
+
+    Args:
+        n_experiences: T.
+
+    >>> matrix = AccuracyMatrix(2)
+    >>> right = torch.tensor([True, False, True])
+    >>> matrix.update(1, torch.tensor([0, 0, 0]), right, right)
+    >>> matrix.compute().accuracy
+    tensor([[0.6667,    nan],
+            [   nan,    nan]], dtype=torch.float64)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+    hits: Tensor
+    task_hits: Tensor
+    totals: Tensor
+
+    def __init__(self, n_experiences: int) -> None:
+        super().__init__()
+        shape = (n_experiences + 1, n_experiences)
+        for name in ("hits", "task_hits", "totals"):
+            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
+
+    def update(self, row: int, columns: Tensor, hits: Tensor, task_hits: Tensor) -> None:
+        """Count B answers.
+
+        Args:
+            row: 0 before training, i + 1 after experience i.
+            columns: the experience that each row belongs to, int64 [B].
+            hits, task_hits: which answers are right, bool [B].
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if not 0 <= row < len(self.totals):
+            raise IndexError(f"row {row} is not between 0 (before training) and {len(self.totals) - 1}")
+        if self.totals.device != hits.device:
+            self.to(hits.device)
+        columns = columns.to(hits.device)
+        self.hits[row].index_add_(0, columns, hits.long())
+        self.task_hits[row].index_add_(0, columns, task_hits.long())
+        self.totals[row].index_add_(0, columns, torch.ones_like(columns))
+
+    def compute(self) -> Accuracies:
+        """Accuracies on the CPU, NaN where nothing was counted."""
+        totals = self.totals.cpu().double()
+        plain, within = self.hits.cpu() / totals, self.task_hits.cpu() / totals
+        return Accuracies(plain[0], plain[1:], within[0], within[1:])

@@ -1,0 +1,197 @@
+"""The run folder: same configuration, same folder; `summary.json` is written last and means finished."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import platform
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from cl_framework.config import Job, from_tree
+from cl_framework.errors import ConfigError
+from cl_framework.files import write_atomic, write_json
+from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
+from cl_framework.observer import Cursor, Observer
+from cl_framework.types import StreamInfo
+
+_PACKAGES = ("torch", "lightning", "torchmetrics", "avalanche-lib", "omegaconf", "wandb", "numpy", "cl-framework")
+
+
+class RunFolder:
+    """`<out>/<scenario>/<strategy>/<hash>/seed<k>`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def of(job: Job, out: Path) -> RunFolder:
+        """The folder of a job."""
+        names = [job.name(group).replace(":", ".").replace("/", ".") for group in ("scenario", "strategy")]
+        return RunFolder(out / names[0] / names[1] / job.hash / f"seed{job.seed}")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    def summary(self) -> dict[str, Any] | None:
+        """What a finished run says of itself; None while it is not finished."""
+        try:
+            summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ConfigError(f"{self.path / 'summary.json'} is damaged ({error}); remove it and give the same "
+                              "command again: the run ends from its last checkpoint") from error
+        return {**summary, "path": str(self.path)}
+
+    def job(self) -> Job:
+        """The job that the folder belongs to.
+
+        Raises:
+            ConfigError: there is no readable configuration.
+        """
+        file = self.path / "config.yaml"
+        try:
+            tree = yaml.safe_load(file.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} is no run folder: it has no config.yaml; give run=PATH of a folder that "
+                              "ends in seed<k>") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{file} holds no configuration; start the run again with clf train")
+        return from_tree(tree)
+
+    def prepare(self, job: Job, command: str, device: str, data: Mapping[str, str]) -> str:
+        """Write what identifies the run; the W&B run id, which a resumed run keeps.
+
+        Raises:
+            ConfigError: the folder belongs to another configuration.
+        """
+        if (self.path / "config.yaml").exists() and self.job().hash != job.hash:
+            raise ConfigError(f"{self.path} holds a run of another configuration (its config.yaml was changed?); "
+                              "choose another folder with out=DIR, or remove it")
+        environment = self._environment(device, data)
+        write_atomic(self.path / "config.yaml", job.yaml())
+        write_atomic(self.path / "command.txt", command + "\n")
+        write_json(self.path / "environment.json", environment)
+        return str(environment["wandb_id"])
+
+    def _environment(self, device: str, data: Mapping[str, str]) -> dict[str, Any]:
+        try:
+            run_id = json.loads((self.path / "environment.json").read_text())["wandb_id"]
+        except (OSError, ValueError, KeyError):
+            run_id = uuid.uuid4().hex[:12]
+        return {"python": platform.python_version(), "platform": platform.platform(), "device": device,
+                "threads": torch.get_num_threads(), "git_commit": git_commit(),
+                "packages": {name: version(name) for name in _PACKAGES}, "data": dict(data), "wandb_id": run_id}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the operating system lets go of it when the process ends, however it ends.
+
+        Raises:
+            ConfigError: another process is running it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"{self.path} is being run by another process; wait for it, or change the seed or "
+                                  "out=DIR") from None
+            yield
+
+
+class Writer(Observer):
+    """Keeps metrics.jsonl, accuracy.csv and steps.csv of a run; rewritten from the record, so a resume loses none."""
+
+    def __init__(self, folder: RunFolder, every: int) -> None:
+        self._path, self._every, self._next = folder.path, every, 0
+        self._steps: list[tuple[int, int, int, float]] = []
+
+    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+        """Drop what a killed run wrote beyond its last checkpoint."""
+        self._write(record)
+
+    def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
+        """Note the mean loss of a chunk, now and then."""
+        if cursor.stream_step >= self._next:
+            self._next = cursor.stream_step + self._every
+            mean = sum(losses) / len(losses)
+            self._steps.append((cursor.stream_step, cursor.experience, cursor.epoch, mean))
+
+    def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
+        """Write everything measured so far."""
+        self._write(record)
+
+    def _write(self, record: StreamRecord) -> None:
+        lines = []
+        for index in range(record.n_done):
+            row = record.accuracy[index, : index + 1].tolist()
+            lines.append(json.dumps({"experience": index, "accuracy": row, "average_accuracy": sum(row) / len(row),
+                                     "seconds": float(record.seconds[index]),
+                                     "strategy": record.strategy_metrics[index]}))
+        write_atomic(self._path / "metrics.jsonl", "".join(line + "\n" for line in lines))
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(record.rows())
+        write_atomic(self._path / "accuracy.csv", table.getvalue())
+        self._write_steps()
+
+    def _write_steps(self) -> None:
+        file = self._path / "steps.csv"
+        first = self._steps[0][0] if self._steps else None
+        old: list[list[str]] = []
+        if file.exists():
+            old = [row for row in csv.reader(file.read_text().splitlines()[1:]) if len(row) == 4]
+            old = [row for row in old if first is None or int(row[0]) < first]
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerows([("stream_step", "experience", "epoch", "loss"), *old, *self._steps])
+        write_atomic(file, table.getvalue())
+
+
+def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
+    """The content of summary.json; its format is described in docs/run-folder.md."""
+    return {
+        "scenario": job.name("scenario"), "strategy": job.name("strategy"), "model": job.name("model"),
+        "seed": job.seed, "order_seed": job.order_seed, "phase": job.phase.value, "protocol": "single-phase",
+        "config_hash": job.hash, "git_commit": git_commit(),
+        "metrics": {**{f"strategy/{name}": value for name, value in record.strategy_metrics[-1].items()},
+                    **compute_all(record, installed_metrics())},
+        "accuracy_matrix": _nullable(record.accuracy), "task_accuracy_matrix": _nullable(record.task_accuracy),
+        "seconds": float(record.seconds.sum()), "status": "finished",
+    }
+
+
+def _nullable(matrix: torch.Tensor) -> list[list[float | None]]:
+    return [[None if value != value else value for value in row] for row in matrix.tolist()]
+
+
+def git_commit() -> str | None:
+    """The commit of this package's source tree, with `-dirty` where it differs; None where it is no checkout."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if commit and git("status", "--porcelain", "--untracked-files=no") else commit

@@ -1,0 +1,174 @@
+"""Readers of published file formats: idx (MNIST), the CIFAR batches, scikit-learn's digits.
+
+A reader takes a folder. A file that is missing is a `FileNotFoundError`, one that is damaged a `DataError`.
+
+Literature: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998 (idx);
+Krizhevsky, Learning multiple layers of features from tiny images, 2009 (CIFAR).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cl_framework import DataError
+
+Bytes = NDArray[np.uint8]
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+def gunzip(path: Path) -> bytes:
+    """The contents of a .gz file."""
+    try:
+        with gzip.open(path) as file:
+            return file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or cut short ({error})") from None
+
+
+def read_idx(path: Path) -> Bytes:
+    """An idx file of unsigned bytes; `path` or `path` + ".gz" is read, whichever is there.
+
+    Raises:
+        FileNotFoundError: neither is there.
+        DataError: wrong magic number, another type than unsigned bytes, or a wrong length.
+    """
+    packed = path.with_name(path.name + ".gz")
+    if packed.exists():
+        path, content = packed, gunzip(packed)
+    else:
+        content = path.read_bytes()
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise DataError(f"{path} is no idx file of unsigned bytes: it starts with {content[:4].hex()}")
+    start = 4 + 4 * content[3]
+    shape = [int.from_bytes(content[at:at + 4], "big") for at in range(4, start, 4)]
+    expected = start + int(np.prod(shape))
+    if len(content) != expected:
+        raise DataError(f"{path} is damaged or cut short: {len(content)} bytes, its header says {expected}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_mnist(folder: Path) -> dict[str, NDArray[Any]]:
+    """The four idx(.gz) files of MNIST and its drop-in replacements, images as [N, 1, 28, 28]."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
+        arrays[f"{split}_x"] = images[:, None]
+        arrays[f"{split}_y"] = read_idx(folder / f"{prefix}-labels-idx1-ubyte").astype(np.int64)
+    return arrays
+
+
+def read_digits(folder: Path) -> dict[str, NDArray[Any]]:
+    """scikit-learn's digits: 8x8 images of 0..16, scaled to 0..255.
+
+    Every fifth image of each class (positions 4, 9, ... in file order) is held out: the data set has no test part
+    of its own.
+    """
+    path = folder / "digits.csv.gz"
+    try:
+        table = np.loadtxt(io.BytesIO(gunzip(path)), delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise DataError(f"{path} is damaged or cut short ({error})") from None
+    if table.shape[1] != 65:
+        raise DataError(f"{path} has {table.shape[1]} columns, expected 64 pixels and a label")
+    images = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    labels = table[:, 64].astype(np.int64)
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        is_test[np.flatnonzero(labels == label)[4::5]] = True
+    return {"train_x": images[~is_test], "train_y": labels[~is_test],
+            "test_x": images[is_test], "test_y": labels[is_test]}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Rebuilds numpy arrays and plain data, and refuses everything else: unpickling may otherwise run any code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
+        return _ALLOWED[module, name]
+
+
+def check_md5(content: bytes, name: str, md5: Mapping[str, str]) -> None:
+    """Compare a file with its published checksum, where there is one.
+
+    Raises:
+        DataError: they differ.
+    """
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5.get(name, found):
+        raise DataError(f"{name} has MD5 {found}, expected {md5[name]}: it is damaged, cut short or another file")
+
+
+def read_cifar(folder: Path, *, archive: str, inner: str, train: Sequence[str], test: Sequence[str], labels: str,
+               md5: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """CIFAR's Python batches, from the official archive or from the extracted folder.
+
+    Args:
+        folder: holds the archive or the extracted folder.
+        archive, inner: the name of each.
+        train, test: the batches of each part, in order.
+        labels: the key of the labels in a batch.
+        md5: published checksums by file name, of the archive and of the batches; what is absent is not compared.
+    """
+    names = [*train, *test]
+    if (folder / inner).is_dir():
+        contents = {name: (folder / inner / name).read_bytes() for name in names}
+    else:
+        packed = (folder / archive).read_bytes()
+        check_md5(packed, archive, md5)
+        contents = _members(packed, archive, {f"{inner}/{name}": name for name in names})
+    batches = {}
+    for name in names:
+        check_md5(contents[name], name, md5)
+        batches[name] = _cifar_batch(contents[name], name, labels)
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, chosen in (("train", train), ("test", test)):
+        arrays[f"{split}_x"] = np.concatenate([batches[name][0] for name in chosen])
+        arrays[f"{split}_y"] = np.concatenate([batches[name][1] for name in chosen])
+    return arrays
+
+
+def _members(packed: bytes, archive: str, wanted: Mapping[str, str]) -> dict[str, bytes]:
+    """Some members of a tar.gz, read without unpacking anything to disk."""
+    contents = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
+            for member in tar:
+                if member.name in wanted and (file := tar.extractfile(member)) is not None:
+                    contents[wanted[member.name]] = file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{archive} is damaged or cut short ({error})") from None
+    missing = sorted(set(wanted.values()) - set(contents))
+    if missing:
+        raise DataError(f"{archive} lacks {', '.join(missing)}: it is cut short or another archive")
+    return contents
+
+
+def _cifar_batch(content: bytes, name: str, labels: str) -> tuple[Bytes, NDArray[np.int64]]:
+    """Images [N, 3, 32, 32] and labels of one batch; it was pickled by Python 2, hence latin-1."""
+    try:
+        batch = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+        rows, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
+        images = rows.reshape(len(targets), 3, 32, 32)
+    except Exception as error:  # a damaged pickle may fail in any way
+        raise DataError(f"{name} is no CIFAR batch, or damaged ({error})") from None
+    if images.dtype != np.uint8:
+        raise DataError(f"{name} holds {images.dtype} pixels, expected uint8")
+    return images, targets

@@ -1,0 +1,114 @@
+"""Averaged gradient episodic memory: never step against the mean gradient of the past.
+
+A buffer holds rows of the past. Each step draws some, computes their mean gradient g_ref at the current weights, and
+where the gradient g of the incoming batch would raise their loss (g . g_ref < 0) takes its projection onto the half
+space where it does not,
+
+    g~ = g - (g . g_ref) / (g_ref . g_ref) g_ref.
+
+Chaudhry, Ranzato, Rohrbach, Elhoseiny, "Efficient Lifelong Learning with A-GEM", ICLR 2019, arXiv 1812.00420,
+equation 11. The paper fills its memory while a task is learned and draws from finished tasks alone; that is
+`fill=experience`. With `fill=step` (online) the buffer is a running sample of all rows so far, also of this
+experience. Weights that the batch's loss does not reach have no gradient and take no part in either product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cl_framework.fields import bounded, tunable
+from cl_framework.functional import dot
+from cl_framework.memory import Buffer, Exemplars
+from cl_framework.models import Model
+from cl_framework.seeding import generator
+from cl_framework.strategy import Strategy
+from cl_framework.types import Batch, Experience, Output, StreamInfo, move
+
+from ._rehearsal import fills_by_step, store_experience, store_incoming
+
+
+@torch.no_grad()
+def project(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> None:
+    """Take what points against `reference` out of `gradients`, in place; nothing happens where nothing does.
+
+    >>> g = [torch.tensor([1.0, -1.0])]
+    >>> project(g, [torch.tensor([0.0, 2.0])])
+    >>> g
+    [tensor([1., 0.])]
+    """
+    along = dot(gradients, reference)
+    length = dot(reference, reference).clamp(min=torch.finfo(along.dtype).tiny)
+    against = (along / length).clamp(max=0.0)
+    torch._foreach_sub_(gradients, torch._foreach_mul(reference, against))
+
+
+@dataclass(kw_only=True, eq=False)
+class AGEM(Strategy):
+    """Projects gradients that conflict with the past's."""
+
+    neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
+
+    memory_size: int = bounded(500, low=0)
+    """Rows that are kept in all."""
+    reference_batch_size: int = tunable(256, 64, 128, 256, 512, low=1)
+    """Rows whose mean gradient is the reference of a step."""
+    policy: Literal["reservoir", "class_balanced"] = "class_balanced"
+    """Which rows are kept: a uniform sample of all, or equal shares of the classes."""
+    fill: Literal["auto", "step", "experience"] = "auto"
+    """When rows enter: after the step that learned them, or at the end of their experience; auto is step online."""
+
+    def setup(self, model: Model, info: StreamInfo) -> None:
+        """An empty buffer with its own generator."""
+        self._buffer = Buffer(self.memory_size, self.policy, generator(info.seed, "agem", "buffer"))
+        self._fills_by_step = fills_by_step(self.fill, info)
+        self._n_incoming = 0
+
+    def prepare_batch(self, model: Model, batch: Batch) -> Batch:
+        """Remember how many rows arrived; what a later part appends is not stored."""
+        self._n_incoming = len(batch.y)
+        return batch
+
+    def after_backward(self, model: Model) -> None:
+        """Project the gradient."""
+        reached = [param for param in model.parameters() if param.grad is not None]
+        if len(self._buffer) == 0 or not reached:
+            return
+        batch = _batch_of(model, self._buffer.draw(self.reference_batch_size))
+        with torch.enable_grad():
+            loss = self.loss(model, batch, model(batch.x))
+            reference = torch.autograd.grad(loss, reached, materialize_grads=True)
+        project([param.grad for param in reached if param.grad is not None], reference)
+
+    def after_step(self, model: Model, batch: Batch, output: Output) -> None:
+        """Store the rows that arrived."""
+        if self._fills_by_step:
+            store_incoming(self._buffer, batch, self._n_incoming)
+
+    def after_experience(self, model: Model, experience: Experience) -> None:
+        """Store the experience's rows, unless its steps did."""
+        if not self._fills_by_step:
+            store_experience(self._buffer, model, experience)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Bytes of the buffer."""
+        return {"memory_bytes": self._buffer.n_bytes}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer."""
+        return {"buffer": self._buffer.state_dict()}
+
+    def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self._buffer.load_state_dict(state["buffer"], model.device)
+
+
+def _batch_of(model: Model, rows: Exemplars) -> Batch:
+    device = model.device
+    raw = move(rows.raw, device)
+    task = None if rows.task is None else rows.task.to(device)
+    return Batch(raw, model.preprocess(raw), rows.y.to(device), task)

@@ -1,0 +1,88 @@
+"""Experience replay: learn each batch together with rows drawn from a small memory of the past.
+
+A buffer holds a sample of what was seen. Each step draws from it without replacement and minimises the cross-entropy
+over the incoming batch B_n and the replayed batch B_M together,
+
+    L(theta) = 1/(|B_n| + |B_M|) sum_{(x, y) in B_n u B_M} CE(z(x; theta), y).
+
+Chaudhry, Rohrbach, Elhoseiny, Ajanthan, Dokania, Torr, Ranzato, "On Tiny Episodic Memories in Continual Learning",
+2019, arXiv 1902.10486 (algorithm 1: rows enter the buffer after the step that learned them). Where an experience is
+seen for several epochs (`fill=experience`), its rows enter once, at its end, so that no row is counted twice.
+
+Rows are stored as they came (uint8 stays uint8), and are preprocessed and augmented afresh at every replay. In a chain,
+a part that appends rows stands after this one or works the same way: the rows that arrived are the first ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from cl_framework.fields import bounded, tunable
+from cl_framework.memory import Buffer
+from cl_framework.models import Model
+from cl_framework.seeding import generator
+from cl_framework.strategy import Strategy
+from cl_framework.types import Batch, Experience, Output, StreamInfo, concat, move
+
+from ._rehearsal import fills_by_step, store_experience, store_incoming
+
+
+@dataclass(kw_only=True, eq=False)
+class ER(Strategy):
+    """Replays stored rows beside the incoming ones."""
+
+    neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
+
+    memory_size: int = bounded(500, low=0)
+    """Rows that are kept in all."""
+    replay_batch_size: int = tunable(0, 0, 10, 32, 64, 128, low=0)
+    """Rows that are replayed in each step; 0 means as many as arrive."""
+    policy: Literal["reservoir", "class_balanced"] = "reservoir"
+    """Which rows are kept: a uniform sample of all, or equal shares of the classes."""
+    fill: Literal["auto", "step", "experience"] = "auto"
+    """When rows enter: after the step that learned them, or at the end of their experience; auto is step online."""
+
+    def setup(self, model: Model, info: StreamInfo) -> None:
+        """An empty buffer with its own generator."""
+        self._buffer = Buffer(self.memory_size, self.policy, generator(info.seed, "er", "buffer"))
+        self._fills_by_step = fills_by_step(self.fill, info)
+        self._n_incoming = 0
+
+    def prepare_batch(self, model: Model, batch: Batch) -> Batch:
+        """Append replayed rows."""
+        self._n_incoming = len(batch.y)
+        if len(self._buffer) == 0:
+            return batch
+        old = self._buffer.draw(self.replay_batch_size or len(batch.y))
+        device = batch.y.device
+        task = None
+        if batch.task is not None and old.task is not None:
+            task = torch.cat([batch.task, old.task.to(device)])
+        return batch._replace(raw=concat(batch.raw, move(old.raw, device)), y=torch.cat([batch.y, old.y.to(device)]),
+                              task=task)
+
+    def after_step(self, model: Model, batch: Batch, output: Output) -> None:
+        """Store the rows that arrived, not the replayed ones."""
+        if self._fills_by_step:
+            store_incoming(self._buffer, batch, self._n_incoming)
+
+    def after_experience(self, model: Model, experience: Experience) -> None:
+        """Store the experience's rows, unless its steps did."""
+        if not self._fills_by_step:
+            store_experience(self._buffer, model, experience)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Bytes of the buffer."""
+        return {"memory_bytes": self._buffer.n_bytes}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer."""
+        return {"buffer": self._buffer.state_dict()}
+
+    def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self._buffer.load_state_dict(state["buffer"], model.device)

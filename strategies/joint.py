@@ -1,0 +1,81 @@
+"""Joint training: learn from all data so far, as if it had come at once.
+
+The upper bound (also "cumulative" or "multi-task" training). At experience t it minimises
+
+    L_t(theta) = mean of the cross-entropy over D_1 u ... u D_t.
+
+It re-reads the past, which continual learning forbids, and says so: it needs `history`. Caruana, "Multitask
+Learning", Machine Learning 28, 1997; as the reference of continual learning in Lopez-Paz & Ranzato, "Gradient
+Episodic Memory for Continual Learning", NeurIPS 2017, arXiv 1706.08840 ("multimodal"/oracle settings), and in
+De Lange et al., "A continual learning survey", TPAMI 2021, arXiv 1909.08383.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cl_framework.data import Dataset
+from cl_framework.models import Model
+from cl_framework.strategy import Strategy
+from cl_framework.types import Experience, Need, StreamInfo
+
+
+@dataclass(kw_only=True, eq=False)
+class Joint(Strategy):
+    """Trains on the union of all experiences so far."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.HISTORY})
+    neutral: ClassVar[Mapping[str, object]] = {}
+
+    from_scratch: bool = True
+    """Begin each experience with the initial weights; False goes on from the last ones."""
+
+    def setup(self, model: Model, info: StreamInfo) -> None:
+        """Keep the initial weights."""
+        self._initial = _tensors_of(model) if self.from_scratch else {}
+        self._past_bytes = 0
+
+    @torch.no_grad()
+    def before_experience(self, model: Model, experience: Experience) -> None:
+        """Put the initial weights back. Rows that the head has just grown are initial already; they are kept too."""
+        for name, current in _named_tensors(model).items():
+            initial = self._initial.get(name)
+            if initial is None:
+                continue
+            if initial.shape != current.shape:
+                initial = torch.cat([initial.to(current), current[len(initial):]])
+                self._initial[name] = initial
+            current.copy_(initial)
+
+    def train_data(self, experience: Experience, data: Dataset) -> Dataset:
+        """All rows so far."""
+        self._past_bytes = sum(past.n_bytes for past in experience.history)
+        return Dataset.concat([*experience.history, data])
+
+    def metrics(self) -> Mapping[str, float]:
+        """Bytes of the past rows that were read again, and of the initial weights."""
+        kept = sum(value.numel() * value.element_size() for value in self._initial.values())
+        return {"memory_bytes": self._past_bytes + kept}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The initial weights."""
+        return {"initial": {name: value.clone() for name, value in self._initial.items()},
+                "past_bytes": self._past_bytes}
+
+    def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self._initial = {name: value.clone() for name, value in state["initial"].items()}
+        self._past_bytes = state["past_bytes"]
+
+
+def _named_tensors(model: Model) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _tensors_of(model: Model) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in _named_tensors(model).items()}
