@@ -9,6 +9,9 @@ users open it, and on a data set that hands out rows of the same tensors, which 
 
 from __future__ import annotations
 
+import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
+
+# isort: split
 import hashlib
 import io
 import json
@@ -24,7 +27,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import cl_framework._torchvision  # noqa: F401
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -22,21 +22,37 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from cl_framework.chain import Chain as Chain
-    from cl_framework.data import Dataset as Dataset, TestSet as TestSet
-    from cl_framework.errors import ConfigError as ConfigError, DataError as DataError, DataLeak as DataLeak
-    from cl_framework.errors import Diverged as Diverged, PluginError as PluginError
-    from cl_framework.fields import bounded as bounded, tunable as tunable
+    from cl_framework.data import Dataset as Dataset
+    from cl_framework.data import TestSet as TestSet
+    from cl_framework.errors import ConfigError as ConfigError
+    from cl_framework.errors import DataError as DataError
+    from cl_framework.errors import DataLeak as DataLeak
+    from cl_framework.errors import Diverged as Diverged
+    from cl_framework.errors import PluginError as PluginError
+    from cl_framework.fields import bounded as bounded
+    from cl_framework.fields import tunable as tunable
     from cl_framework.memory import Buffer as Buffer
-    from cl_framework.metrics import StreamRecord as StreamRecord, metric as metric
-    from cl_framework.models import Architecture as Architecture, Model as Model
+    from cl_framework.metrics import StreamRecord as StreamRecord
+    from cl_framework.metrics import metric as metric
+    from cl_framework.models import Architecture as Architecture
+    from cl_framework.models import Model as Model
     from cl_framework.protocol import run_stream as run_stream
     from cl_framework.recipe import Recipe as Recipe
-    from cl_framework.scenario import Part as Part, ResidentStream as ResidentStream, Scenario as Scenario
-    from cl_framework.scenario import Stream as Stream, phase_classes as phase_classes
+    from cl_framework.scenario import Part as Part
+    from cl_framework.scenario import ResidentStream as ResidentStream
+    from cl_framework.scenario import Scenario as Scenario
+    from cl_framework.scenario import Stream as Stream
+    from cl_framework.scenario import phase_classes as phase_classes
     from cl_framework.sources import Source as Source
     from cl_framework.strategy import Strategy as Strategy
-    from cl_framework.types import Batch as Batch, Experience as Experience, Inputs as Inputs, Need as Need
-    from cl_framework.types import Output as Output, Phase as Phase, Setting as Setting, StreamInfo as StreamInfo
+    from cl_framework.types import Batch as Batch
+    from cl_framework.types import Experience as Experience
+    from cl_framework.types import Inputs as Inputs
+    from cl_framework.types import Need as Need
+    from cl_framework.types import Output as Output
+    from cl_framework.types import Phase as Phase
+    from cl_framework.types import Setting as Setting
+    from cl_framework.types import StreamInfo as StreamInfo
     from cl_framework.types import concat as concat
 
 

@@ -164,7 +164,7 @@ def _resume(command: Command) -> int:
     out = folder.path.resolve().parents[3] if len(folder.path.resolve().parents) > 3 else Path()
     if RunFolder.of(job, out).path != folder.path.resolve():
         raise ConfigError(f"{path} does not fit its config.yaml, which belongs to "
-                          f"{RunFolder.of(job, Path('.')).path}; put the folder back where it was, or start anew")
+                          f"{RunFolder.of(job, Path()).path}; put the folder back where it was, or start anew")
     return _execute_all([job], out, command, 1)
 
 

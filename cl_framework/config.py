@@ -270,7 +270,7 @@ class _Section:
 
     def __init__(self, prefix: str, schema: type[DataclassLike]) -> None:
         self.prefix = prefix
-        self._names = [spec.name for spec in dataclasses.fields(schema) if spec.init]  # type: ignore[arg-type]
+        self._names = [spec.name for spec in dataclasses.fields(schema) if spec.init]
         self._config = OmegaConf.structured(schema)
 
     def put(self, name: str, value: Any) -> list[str]:

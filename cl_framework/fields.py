@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from cl_framework.errors import ConfigError
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 class DataclassLike(Protocol):
     """Anything made by `@dataclass`."""
 
-    __dataclass_fields__: dict[str, Any]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def bounded(default: T, *, low: float | None = None, high: float | None = None) -> T:
@@ -39,7 +39,7 @@ def tunable(default: T, *grid: T, low: float | None = None, high: float | None =
 def range_faults(instance: DataclassLike, owner: str) -> list[str]:
     """One sentence for each field outside its declared range."""
     faults = []
-    for spec in dataclasses.fields(instance):  # type: ignore[arg-type]
+    for spec in dataclasses.fields(instance):
         value = vars(instance)[spec.name]
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -66,6 +66,6 @@ def grids(cls: type[DataclassLike]) -> dict[str, tuple[object, ...]]:
     """The declared search space of a class: field name to the values that `clf tune` may draw."""
     return {
         spec.name: tuple(spec.metadata["grid"])
-        for spec in dataclasses.fields(cls)  # type: ignore[arg-type]
+        for spec in dataclasses.fields(cls)
         if spec.metadata.get("grid")
     }

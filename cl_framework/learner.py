@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
+
+# isort: split
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cl_framework._torchvision  # noqa: F401  (before lightning)
 import lightning as L
 import torch
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ class Learner(L.LightningModule):
         batch = batch._replace(x=model.preprocess(batch.raw))
         output = model(batch.x)
         loss = strategy.loss(model, batch, output) + strategy.penalty(model, batch, output)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         strategy.after_backward(model)
         if self.recipe.clip is not None:
             self.clip_gradients(self._optimizer, self.recipe.clip, "norm")

@@ -65,7 +65,7 @@ def _parse(module: str) -> ast.Module:
         spec = find_spec(module)
     except ModuleNotFoundError:
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise ConfigError(f"there is no module '{module}'; is its package installed?")
     return ast.parse(Path(spec.origin).read_text())
 
@@ -82,9 +82,13 @@ def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
 
 
 def _text_after(tree: ast.Module, node: ast.stmt | None) -> str:
-    """The docstring written below an assignment."""
+    """The `description` given to an object where it is made, or the docstring below the assignment."""
     if node is None:
         return ""
+    if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+        for keyword in node.value.keywords:
+            if keyword.arg == "description" and isinstance(keyword.value, ast.Constant):
+                return str(keyword.value.value)
     rest = tree.body[tree.body.index(node) + 1:]
     return _string(rest[0]) if rest else ""
 
@@ -118,7 +122,7 @@ def _inherited(module: str, tree: ast.Module, name: str) -> dict[str, Field]:
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and any(alias.name == name for alias in statement.names):
             home = resolve_name("." * statement.level + (statement.module or ""), module.rpartition(".")[0])
-            return _inherited(home, _parse(home), name) if home != "cl_framework" else {}
+            return _inherited(home, _parse(home), name) if "." in home else {}
     return {}
 
 

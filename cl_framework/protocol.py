@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
+
+# isort: split
 import dataclasses
 import logging
 import time
@@ -11,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cl_framework._torchvision  # noqa: F401  (before lightning)
 import lightning as L
 import torch
 from torch.optim import Optimizer
@@ -61,11 +63,15 @@ class Hardware:
         """A fresh Trainer; Lightning's trains nothing on a second fit."""
         devices: int | list[int] = 1 if self.accelerator in ("auto", "cpu") else [self.device]
         try:
-            return L.Trainer(accelerator=self.accelerator, devices=devices, precision=self.precision, max_epochs=1,
-                             logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                             enable_model_summary=False, num_sanity_val_steps=0)
+            with _quiet_lightning():
+                return self._trainer(devices)
         except Exception as error:
             raise ConfigError(f"trainer.accelerator={self.accelerator} cannot be used here: {error}") from error
+
+    def _trainer(self, devices: int | list[int]) -> L.Trainer:
+        return L.Trainer(accelerator=self.accelerator, devices=devices, precision=self.precision, max_epochs=1,
+                         logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                         enable_model_summary=False, num_sanity_val_steps=0)
 
 
 def check_needs(strategy: Strategy, info: StreamInfo) -> None:

@@ -95,7 +95,9 @@ def verify(kind: str, name: str, plugin: Any) -> None:
     if not (isinstance(plugin, type) and issubclass(plugin, contract)):
         raise PluginError(f"{kind} '{name}' is {plugin!r}; expected a subclass of cl_framework.{contract_name}")
     if inspect.isabstract(plugin):
-        raise PluginError(f"{kind} '{name}' leaves out {', '.join(sorted(plugin.__abstractmethods__))}")
+        left_out = [hook for hook, value in inspect.getmembers(plugin, inspect.isfunction)
+                    if "__isabstractmethod__" in vars(value)]
+        raise PluginError(f"{kind} '{name}' leaves out {', '.join(left_out)}")
     hooks = {hook: value for hook, value in vars(contract).items() if inspect.isfunction(value)}
     for cls in plugin.__mro__[:plugin.__mro__.index(contract)]:
         for method, value in vars(cls).items():

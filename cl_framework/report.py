@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group as Lines, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Group as Lines
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -56,12 +57,10 @@ def report(path: Path, style: str = "text") -> None:
         raise ConfigError(f"unknown format '{style}'; there are {', '.join(FORMATS)}")
     runs = read_runs(path)
     found = _finished(path, runs)
-    if style == "text":
-        Console().print(Lines(*_tables(found), *_warnings(found), *(Text(f"Note: {note}") for note in runs.notes())))
-        return
     print(FORMATS[style](found))
+    label, stream = ("Note", sys.stdout) if style == "text" else ("clf", sys.stderr)
     for note in runs.notes():
-        print(f"clf: {note}", file=sys.stderr)
+        print(f"{label}: {note}", file=stream)
 
 
 def product_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -72,7 +71,7 @@ def product_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """
     found = group(_given(summary) for summary in summaries)
     folder = os.path.commonpath([path for each in found for path in each.folders])
-    return Lines(*_tables(found), *_warnings(found), Text(f"run folders: {folder}"))
+    return Lines(*_tables(found), *_warnings(found), _path_line("run folders", folder))
 
 
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
@@ -92,7 +91,7 @@ def run_table(summary: Mapping[str, Any]) -> RenderableType:
         table.add_row(Text(name), Text(value))
     title = f"{only.scenario} · {only.strategy} · {only.model} · seed {run.seed} · {_conditions(only)}"
     return Lines(Text(title, style="bold"), _MatrixTable(run.accuracy_matrix, run.folder), table, Text(""),
-                 Text(f"run folder: {run.folder}"))
+                 _path_line("run folder", str(run.folder)))
 
 
 def _given(summary: Mapping[str, Any]) -> Summary:
@@ -101,6 +100,11 @@ def _given(summary: Mapping[str, Any]) -> Summary:
 
 def _main(each: Group) -> list[tuple[str, Stat]]:
     return [(name, each.metrics[name]) for name in _MAIN if name in each.metrics]
+
+
+def _path_line(label: str, path: str) -> Text:
+    """Never broken, so that it can be copied."""
+    return Text(f"{label}: {path}", no_wrap=True, overflow="ignore")
 
 
 def _conditions(each: Group) -> str:
@@ -119,7 +123,7 @@ def _plain(value: float) -> str:
 def _cell(stat: Stat | None, n: int, write: Callable[[float], str], gap: str = " ") -> str:
     """Mean ± deviation; (n=...) where fewer runs have the number than the group has."""
     if stat is None:
-        return "–"
+        return "-"
     parts = [write(stat.mean), *([] if stat.std is None else [f"± {write(stat.std)}"]),
              *([] if stat.n == n else [f"(n={stat.n})"])]
     return gap.join(parts)
@@ -152,7 +156,7 @@ class _GroupsTable:
                 yield Text(f"  {heading}: {cell}")
 
     def _table(self, gap: str) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         table.add_column("strategy", vertical="bottom")
         table.add_column("n", justify="right")
         for heading in (*_MAIN.values(), "seconds"):
@@ -172,7 +176,7 @@ class _MatrixTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         n = len(self._matrix)
         if n > _LARGEST_MATRIX:
-            yield Text(f"accuracy of {n} x {n} experiences: {self._folder / 'accuracy.csv'}\n")
+            yield _path_line(f"accuracy of {n} x {n} experiences", f"{self._folder / 'accuracy.csv'}\n")
         elif n:
             yield Text("accuracy in %: on experience (columns) after learning experience (rows)")
             size = max((options.max_width - 8) // 7, 1)
@@ -211,6 +215,14 @@ def _warnings(found: Sequence[Group]) -> list[Text]:
     if mixed:
         warnings.append(f"runs of different commits in one group: {', '.join(mixed)}")
     return [Text(f"Warnings: {'; '.join(warnings)}")] if warnings else []
+
+
+def as_text(found: Sequence[Group], width: int | None = None) -> str:
+    """Tables with the main metrics, `width` columns wide: those of the terminal when None, 80 where there is none."""
+    console = Console(file=io.StringIO(), width=Console().width if width is None else width, color_system=None)
+    with console.capture() as capture:
+        console.print(Lines(*_tables(found), *_warnings(found)))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def as_json(found: Sequence[Group]) -> str:
@@ -254,6 +266,6 @@ def as_markdown(found: Sequence[Group]) -> str:
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Group]], str]] = {
-    "text": lambda found: "", "json": as_json, "csv": as_csv, "markdown": as_markdown,
+    "text": as_text, "json": as_json, "csv": as_csv, "markdown": as_markdown,
 }
 """How a report may be written, and by what."""

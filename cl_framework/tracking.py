@@ -148,7 +148,6 @@ class TensorBoard(_Tracker):
         self.guard(self._open)
 
     def _open(self) -> None:
-        import cl_framework._torchvision  # noqa: F401
         from lightning.pytorch.loggers import TensorBoardLogger
 
         self._logger = TensorBoardLogger(self._folder, name="tensorboard", version="")

@@ -54,3 +54,8 @@ def logits_of(teacher: Model, x: Inputs) -> Tensor:
 def n_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of some tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def tensors_of(teacher: Model | None) -> list[Tensor]:
+    """The teacher's weights and statistics; none where there is no teacher."""
+    return [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]

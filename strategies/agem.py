@@ -9,12 +9,13 @@ space where it does not,
 Chaudhry, Ranzato, Rohrbach, Elhoseiny, "Efficient Lifelong Learning with A-GEM", ICLR 2019, arXiv 1812.00420,
 equation 11. The paper fills its memory while a task is learned and draws from finished tasks alone; that is
 `fill=experience`. With `fill=step` (online) the buffer is a running sample of all rows so far, also of this
-experience. Weights that the batch's loss does not reach have no gradient and take no part in either product.
+experience. Weights that the batch's loss does not reach have no gradient and take no part in either product. The
+reference rows pass through the model as training rows do: augmented, and with their share in running statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +34,7 @@ from ._rehearsal import fills_by_step, store_experience, store_incoming
 
 
 @torch.no_grad()
-def project(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> None:
+def project(gradients: list[Tensor], reference: tuple[Tensor, ...] | list[Tensor]) -> None:
     """Take what points against `reference` out of `gradients`, in place; nothing happens where nothing does.
 
     >>> g = [torch.tensor([1.0, -1.0])]

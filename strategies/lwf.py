@@ -27,7 +27,7 @@ from cl_framework.models import Model
 from cl_framework.strategy import Strategy
 from cl_framework.types import Batch, Experience, Output, StreamInfo
 
-from ._teacher import frozen_copy, logits_of, n_bytes, restored_teacher, teacher_state
+from ._teacher import frozen_copy, logits_of, n_bytes, restored_teacher, teacher_state, tensors_of
 
 
 @dataclass(kw_only=True, eq=False)
@@ -68,7 +68,7 @@ class LwF(Strategy):
 
     def metrics(self) -> Mapping[str, float]:
         """Bytes of the teacher."""
-        return {"memory_bytes": 0 if self._teacher is None else n_bytes(self._teacher.parameters())}
+        return {"memory_bytes": n_bytes(tensors_of(self._teacher))}
 
     def state_dict(self) -> dict[str, Any]:
         """The teacher and the groups of old classes."""

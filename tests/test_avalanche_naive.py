@@ -1,8 +1,10 @@
 """Fine-tuning gives the weights of Avalanche's Naive on the same stream, weights and batch order."""
 
+import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
+
+# isort: split
 import warnings
 
-import cl_framework._torchvision  # noqa: F401
 import pytest
 import torch
 

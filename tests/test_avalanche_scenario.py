@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
+
+# isort: split
 import gzip
 import json
 import struct
@@ -16,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 
-import cl_framework._torchvision  # noqa: F401  (before avalanche)
 from cl_framework import ConfigError, DataError, Need, Phase, Setting
 from cl_framework.scenarios import _avalanche
 from cl_framework.scenarios._avalanche import class_order

@@ -15,7 +15,7 @@ from cl_framework.checks import Outcome, check_metric, check_strategy, outcome_o
 from cl_framework.data import Dataset
 from cl_framework.errors import PluginError
 from cl_framework.metrics import metric
-from cl_framework.scenario import Part, ResidentStream, Scenario
+from cl_framework.scenario import ResidentStream, Scenario
 from cl_framework.strategy import Strategy
 from cl_framework.toys import Toy
 from cl_framework.types import Need, Phase, Setting

@@ -46,7 +46,7 @@ def test_all_damaged_is_said(tmp_path):
     vault = filled(tmp_path)
     for file in vault.files():
         file.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="no checkpoint in .* can be read; remove that folder to start over"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read; remove that folder to start over"):
         vault.load()
 
 

@@ -12,7 +12,8 @@ from cl_framework.registry import load, plugins
 from cl_framework.strategy import Strategy
 
 STRATEGIES = [load("strategy", name)() for name in plugins("strategy")]
-CHAINS = [Chain(load("strategy", a)(), load("strategy", b)()) for a, b in (("er", "lwf"), ("er", "ewc"), ("agem", "lwf"))]
+PAIRS = [("er", "lwf"), ("er", "ewc"), ("agem", "lwf")]
+CHAINS = [Chain(load("strategy", first)(), load("strategy", second)()) for first, second in PAIRS]
 SCENARIOS = [load("scenario", name)() for name in plugins("scenario") if name.startswith("split_")]
 
 
