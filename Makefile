@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: train test check reference bench clean
+.PHONY: help train test check reference kills bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -31,6 +31,9 @@ check: .venv/ready  ## linters, types, import rules
 
 reference: .venv/ready  ## the real-data tables of docs/results.md (minutes; goes on where it stopped)
 	@$(BIN)/python benchmarks/reference.py
+
+kills: .venv/ready  ## 40 kills at random moments, each taken up again
+	@$(BIN)/python benchmarks/kills.py
 
 bench: .venv/ready  ## speed beside a bare loop and Avalanche, in one process
 	@$(BIN)/python benchmarks/throughput.py

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from cl_framework.files import write_json
-from cl_framework.report import as_data, groups
+from cl_framework.report import as_json, groups
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["seed=0..4", "model.hidden=[256,256]", "train.optimizer=adam", "train.lr=0.001", "train.epochs=1",
@@ -44,10 +43,9 @@ def run(table: str) -> None:
     environment = json.loads(next(out.rglob("environment.json")).read_text())
     environment.pop("wandb_id")
     write_json(ROOT / "runs" / "reference" / f"{table}.json",
-               {"commands": commands, "environment": environment, "groups": as_data(groups(out))})
+               {"commands": commands, "environment": environment, "groups": json.loads(as_json(groups(out)))})
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory():
-        for name in sys.argv[1:] or TABLES:
-            run(name)
+    for name in sys.argv[1:] or TABLES:
+        run(name)

@@ -132,9 +132,11 @@ def resolve(chosen: Mapping[str, Any], all_parts: Collection[str] = ()) -> Job:
     faults: list[str] = []
     names = {"scenario": str(layer.get("scenario", "")), "strategy": str(layer.get("strategy", ""))}
     faults += [f"say which {group}: {group}=NAME; `clf list` shows them" for group, name in names.items() if not name]
+    parts = names["strategy"].split("+")
+    faults += [f"strategy '{part}' is twice in the chain {names['strategy']}; name each part once"
+               for part in dict.fromkeys(parts) if parts.count(part) > 1]
     if faults:
         raise ConfigError(faults)
-    parts = names["strategy"].split("+")
     base = preset("scenario", names["scenario"])
     for part in parts:
         base |= _qualified(preset("strategy", part), part)

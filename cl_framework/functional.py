@@ -137,12 +137,12 @@ def quantile(values: Tensor, q: float) -> Tensor:
     n = len(values)
     place = q * (n - 1)
     low = int(place)
-    if 2 * low > n:
+    if 2 * low >= n - 1:
         tail = values.topk(n - low, sorted=False).values
         pair = tail.topk(min(2, len(tail)), largest=False).values
         below, above = pair[0], pair[-1]
     else:
-        tail = values.topk(min(low + 2, n), largest=False, sorted=False).values
-        pair = tail.topk(min(2, len(tail))).values
+        tail = values.topk(low + 2, largest=False, sorted=False).values
+        pair = tail.topk(2).values
         below, above = pair[-1], pair[0]
     return below if low == place else torch.lerp(below, above, place - low)

@@ -219,11 +219,11 @@ def learning_accuracy(record: StreamRecord) -> float:
 
 
 @metric(name="forward_transfer", axis="transfer", higher_is_better=True,
-        formula="mean_{1<=j<=min(k, T-1)} (R[j-1, j] - initial[j])", source=_LOPEZ_PAZ)
+        formula="mean_{1<=j<k} (R[j-1, j] - initial[j])", source=_LOPEZ_PAZ)
 def forward_transfer(record: StreamRecord) -> float:
-    """What was known of an experience before learning it: mean_{j>=1} (R[j-1, j] - initial[j]).
+    """What was known of an experience before learning it: mean_{1<=j<k} (R[j-1, j] - initial[j]); absent for k = 1.
 
-    Absent where an entry was not measured: a head that grows cannot answer for classes it has not seen.
+    Absent, too, where an entry was not measured: a head that grows cannot answer for classes it has not seen.
 
     >>> record = StreamRecord(n_experiences=2)
     >>> record.accuracy = torch.tensor([[0.75, 0.5], [0.5, 0.8]], dtype=torch.float64)
@@ -231,7 +231,8 @@ def forward_transfer(record: StreamRecord) -> float:
     >>> forward_transfer(record)
     0.25
     """
-    ahead = _done(record).diagonal(1)
+    done = _done(record)
+    ahead = done[:, : len(done)].diagonal(1)
     return float((ahead - record.initial[1 : 1 + len(ahead)]).mean())
 
 

@@ -103,13 +103,14 @@ def _main(each: Group) -> list[tuple[str, Stat]]:
 
 
 def _path_line(label: str, path: str) -> Text:
-    """Never broken, so that it can be copied."""
-    return Text(f"{label}: {path}", no_wrap=True, overflow="ignore")
+    """Begins a line of its own where it would be broken; nothing of it is lost."""
+    return Text(f"{label}: {path}", overflow="fold")
 
 
 def _conditions(each: Group) -> str:
     phase = "" if each.phase == "single" else f"{each.phase} phase · "
-    return f"order seed {each.order_seed} · {phase}{each.protocol}"
+    order = "natural order" if each.order_seed is None else f"order seed {each.order_seed}"
+    return f"{order} · {phase}{each.protocol}"
 
 
 def _percent(value: float) -> str:
@@ -157,7 +158,7 @@ class _GroupsTable:
 
     def _table(self, gap: str) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        table.add_column("strategy", vertical="bottom")
+        table.add_column("strategy")
         table.add_column("n", justify="right")
         for heading in (*_MAIN.values(), "seconds"):
             table.add_column(heading, justify="right")
@@ -176,7 +177,8 @@ class _MatrixTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         n = len(self._matrix)
         if n > _LARGEST_MATRIX:
-            yield _path_line(f"accuracy of {n} x {n} experiences", f"{self._folder / 'accuracy.csv'}\n")
+            yield _path_line(f"accuracy of {n} x {n} experiences", str(self._folder / "accuracy.csv"))
+            yield Text("")
         elif n:
             yield Text("accuracy in %: on experience (columns) after learning experience (rows)")
             size = max((options.max_width - 8) // 7, 1)
@@ -198,7 +200,8 @@ class _MatrixTable:
 
 def _tables(found: Sequence[Group]) -> Iterator[RenderableType]:
     def conditions(each: Group) -> tuple[str, str, int, str, str]:
-        return each.scenario, each.model, each.order_seed, each.phase, each.protocol
+        order_seed = -1 if each.order_seed is None else each.order_seed
+        return each.scenario, each.model, order_seed, each.phase, each.protocol
 
     for _, members in groupby(sorted(found, key=conditions), key=conditions):
         rows = list(members)

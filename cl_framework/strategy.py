@@ -1,4 +1,5 @@
-"""The strategy contract. Used as it is, `Strategy` is naive fine-tuning."""
+"""The strategy contract. Used as it is, `Strategy` is naive fine-tuning: each experience is learned as if it were the
+only one, and the earlier ones are forgotten (McCloskey & Cohen, Psychology of Learning and Motivation 24, 1989)."""
 
 from __future__ import annotations
 

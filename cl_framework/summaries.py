@@ -15,12 +15,13 @@ from cl_framework.errors import ConfigError, DataError
 Matrix = tuple[tuple[float | None, ...], ...]
 """R[i][j]; None where not measured."""
 
-Key = tuple[str, str, str, int, str, str, str]
+Key = tuple[str, str, str, int | None, str, str, str]
 """Scenario, strategy, model, order_seed, phase, protocol, config_hash: what runs of one group share."""
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
-    "scenario": (str,), "strategy": (str,), "model": (str,), "seed": (int,), "order_seed": (int,), "phase": (str,),
-    "protocol": (str,), "config_hash": (str,), "git_commit": (str, type(None)), "metrics": (dict,),
+    "scenario": (str,), "strategy": (str,), "model": (str,), "seed": (int,),
+    "order_seed": (int, type(None)), "phase": (str,), "protocol": (str,), "config_hash": (str,),
+    "git_commit": (str, type(None)), "metrics": (dict,),
     "accuracy_matrix": (list, type(None)), "seconds": (int, float, type(None)), "status": (str,),
 }
 
@@ -64,7 +65,7 @@ class Group:
     scenario: str
     strategy: str
     model: str
-    order_seed: int
+    order_seed: int | None
     phase: str
     protocol: str
     config_hash: str
@@ -197,7 +198,11 @@ def group(summaries: Iterable[Summary]) -> list[Group]:
     by_key: dict[Key, dict[int, Summary]] = {}
     for summary in summaries:
         by_key.setdefault(summary.key, {})[summary.seed] = summary
-    return [_group(key, [runs[seed] for seed in sorted(runs)]) for key, runs in sorted(by_key.items())]
+    return [_group(key, [by_key[key][seed] for seed in sorted(by_key[key])]) for key in sorted(by_key, key=_in_order)]
+
+
+def _in_order(key: Key) -> tuple[str, ...]:
+    return tuple("" if part is None else f"{part:>9}" if isinstance(part, int) else part for part in key)
 
 
 def _group(key: Key, runs: Sequence[Summary]) -> Group:

@@ -1,4 +1,4 @@
-"""Squared gradients as a measure of what matters: which entries a step selects, and the Fisher information of batches."""
+"""Squared gradients as a measure of what matters: the entries that a step selects, and the Fisher of batches."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ A sum of quadratics is one quadratic: with F = sum_k F_k and the anchor theta* =
 
     sum_k F_k (theta - theta_k)^2 = F (theta - theta*)^2 + const,
 
-so that two tensors a weight are kept however many experiences come, with exactly the gradient of the sum. Rows of a head
-that had no gradient then, or did not exist, have importance 0 and are free.
+so that two numbers a weight are kept however many experiences come, with exactly the gradient of the sum. Rows of a
+head that had no gradient then, or did not exist, have importance 0 and are free.
 """
 
 from __future__ import annotations

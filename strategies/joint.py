@@ -5,9 +5,8 @@ The upper bound (also "cumulative" or "multi-task" training). At experience t it
     L_t(theta) = mean of the cross-entropy over D_1 u ... u D_t.
 
 It re-reads the past, which continual learning forbids, and says so: it needs `history`. Caruana, "Multitask
-Learning", Machine Learning 28, 1997; as the reference of continual learning in Lopez-Paz & Ranzato, "Gradient
-Episodic Memory for Continual Learning", NeurIPS 2017, arXiv 1706.08840 ("multimodal"/oracle settings), and in
-De Lange et al., "A continual learning survey", TPAMI 2021, arXiv 1909.08383.
+Learning", Machine Learning 28, 1997; as the reference that continual learning is held against in De Lange et al., "A
+continual learning survey: Defying forgetting in classification tasks", TPAMI 2021, arXiv 1909.08383.
 """
 
 from __future__ import annotations

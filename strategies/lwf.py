@@ -5,11 +5,11 @@ the same (augmented) x is the target of a distillation over the classes it knew,
 
     L = CE(z(x), y) + alpha T^2 KL( softmax(z'(x)_old / T) || softmax(z(x)_old / T) ),
 
-the mean over rows, z' being the copy's logits. With task labels the softmax runs over each earlier task's own classes, and
-the terms are summed over tasks; where the classes stay the same (domain-incremental) it runs over all of them.
+the mean over rows, z' being the copy's logits. With task labels the softmax runs over each earlier task's own classes,
+and the terms are summed over tasks; where the classes stay the same (domain-incremental) it runs over all of them.
 
-Li & Hoiem, "Learning without Forgetting", ECCV 2016 / TPAMI 2018, arXiv 1606.09282, section 3; T^2 keeps the size of the
-gradient as T changes (Hinton, Vinyals, Dean, 2015, arXiv 1503.02531). The paper's weight lambda_o = 1 and T = 2.
+Li & Hoiem, "Learning without Forgetting", ECCV 2016 / TPAMI 2018, arXiv 1606.09282, section 3; T^2 keeps the size of
+the gradient as T changes (Hinton, Vinyals, Dean, 2015, arXiv 1503.02531). The paper's weight lambda_o = 1 and T = 2.
 """
 
 from __future__ import annotations

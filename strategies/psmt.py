@@ -21,9 +21,9 @@ Choices where the paper says nothing:
 - *Scale of F.* A batch's Fisher shrinks like 1/B, and the paper's release sets lambda = 500 at B = 200. Here a batch of
   B rows counts B/200 times its squared gradient, which amounts to lambda B/200 and holds for a short last batch too.
 - *New is free.* Rows of the head for new classes are copied from the student when the experience begins, are in no
-  penalty and no mask, and follow it with momentum min(a, 1 - 1/(n + 1)) at step n = 0, 1, ...: the mean of the student's
-  weights so far, later the running one. In the first experience everything is new in this sense: a mask would freeze
-  weights at their random start.
+  penalty and no mask, and follow it with momentum min(a, 1 - 1/(n + 1)) at step n = 0, 1, ...: the mean of the
+  student's weights so far, later the running one. In the first experience everything is new in this
+  sense: a mask would freeze weights at their random start.
 - *f* is the gradient that the optimizer sees before clipping, the penalty's share included.
 - Running statistics of normalisation layers are averaged like weights that are never crucial.
 
@@ -138,7 +138,8 @@ class PSMT(Strategy):
         rates = {name: self._rate(name, value, follow, follow_new) for name, value in own.items()
                  if self._n_done and (name in self._follows or name in _HEAD)}
         rest = [name for name in own if name not in rates]
-        torch._foreach_lerp_([own[k] for k in rest], [theirs[k].detach() for k in rest], body)
+        if rest:
+            torch._foreach_lerp_([own[k] for k in rest], [theirs[k].detach() for k in rest], body)
         if rates:
             torch._foreach_lerp_([own[k] for k in rates], [theirs[k].detach() for k in rates], list(rates.values()))
         self._follows = {}

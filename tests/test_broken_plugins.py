@@ -171,7 +171,7 @@ class SavesBetweenExperiencesOnly(Strategy):
         self.n += 1
 
     def loss(self, model, batch, output):
-        return Strategy.loss(self, model, batch, output) / (1 + self.n)
+        return Strategy.loss(self, model, batch, output) + self.n * output.features.square().mean()
 
 
 @breaks(strategy_checks.state_is_plain)

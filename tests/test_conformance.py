@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cl_framework.chain import Chain
-from cl_framework.checks import parametrize_with_checks
+from cl_framework.checks import checks_of, outcome_of, parametrize_with_checks
 from cl_framework.errors import ClfError
 from cl_framework.metrics import installed_metrics
 from cl_framework.registry import load, plugins
@@ -41,9 +41,12 @@ def test_scenario(plugin, check, no_downloads):
 @pytest.mark.parametrize("incremental", ["task", "domain"])
 @pytest.mark.parametrize("is_online", [False, True])
 def test_split_digits_in_every_setting(incremental, is_online):
-    from cl_framework.checks import check_scenario
-
-    check_scenario(load("scenario", "split_digits")(incremental=incremental, is_online=is_online))
+    plugin = load("scenario", "split_digits")(incremental=incremental, is_online=is_online)
+    failed = {outcome.name: outcome.reason for outcome in (outcome_of(plugin, check) for check in checks_of(plugin))
+              if not outcome.is_fine}
+    if incremental == "domain":
+        assert "leaves nothing to tell apart; take fewer experiences" in failed.pop("phases_are_disjoint")
+    assert not failed
 
 
 @parametrize_with_checks(installed_metrics())
