@@ -85,7 +85,7 @@ def test_the_merged_quadratic_is_the_sum_up_to_a_constant(is_growing, n_experien
                 param.add_(torch.randn(param.shape, dtype=torch.float64,
                                        generator=torch.Generator().manual_seed(seed)))
         ours, expected = penalty(strategy, model), the_sum(kept, model, 7.0)
-        differences.append(float(expected - ours))
+        differences.append((expected - ours).item())
         for a, b in zip(torch.autograd.grad(ours, list(model.parameters())),
                         torch.autograd.grad(expected, list(model.parameters())), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
@@ -98,7 +98,7 @@ def test_it_is_zero_and_flat_at_the_anchor():
     model, strategy = network(False), EWC()
     live(strategy, model, 1)
     value = penalty(strategy, model)
-    assert float(value) == 0
+    assert value.item() == 0
     assert all((g == 0).all() for g in torch.autograd.grad(value, list(model.parameters())))
 
 
@@ -114,14 +114,14 @@ def test_rows_of_classes_not_met_yet_are_free():
     with torch.no_grad():
         model.head.weight[2:].add_(5)
         model.head.bias[2:].sub_(5)
-    assert float(penalty(strategy, model)) == 0
+    assert penalty(strategy, model).item() == 0
 
 
 def test_before_the_first_anchor_there_is_no_penalty():
     strategy, model = EWC(), network(False)
     strategy.setup(model, INFO)
     output = Output(torch.zeros(1, 2), torch.zeros(1, 2))
-    assert float(strategy.penalty(model, Batch(NOT_YET, NOT_YET, NOT_YET), output)) == 0
+    assert strategy.penalty(model, Batch(NOT_YET, NOT_YET, NOT_YET), output).item() == 0
 
 
 @pytest.mark.parametrize("labels", ["model", "data"])

@@ -40,7 +40,7 @@ def divergence(student, teacher, temperature):
     for s, t in zip(student.double(), teacher.double(), strict=True):
         p, q = torch.exp(t / temperature), torch.exp(s / temperature)
         p, q = p / p.sum(), q / q.sum()
-        total += float((p * (p / q).log()).sum())
+        total += (p * (p / q).log()).sum().item()
     return temperature**2 * total / len(student)
 
 
@@ -62,14 +62,14 @@ def test_the_penalty_by_hand(setting, groups, temperature):
     with torch.no_grad():
         target = before(batch.x).logits
     expected = 0.7 * sum(divergence(output.logits[:, g], target[:, g], temperature) for g in groups)
-    assert float(value) == pytest.approx(expected, rel=1e-4) and expected > 0.01
+    assert value.item() == pytest.approx(expected, rel=1e-4) and expected > 0.01
 
 
 def test_it_is_zero_and_flat_before_the_first_step():
     stream, strategy = Toy().open(), LwF()
     model = upto(strategy, stream, 1)
     value, _, _ = stepped(strategy, model, stream, 1)
-    assert float(value) == pytest.approx(0, abs=1e-6)
+    assert value.item() == pytest.approx(0, abs=1e-6)
     value.backward()
     assert max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None) < 1e-6
 
@@ -78,7 +78,7 @@ def test_the_first_experience_has_no_teacher():
     stream, strategy = Toy().open(), LwF()
     model = upto(strategy, stream, 0)
     value, _, _ = stepped(strategy, model, stream, 0)
-    assert float(value) == 0 and not value.requires_grad
+    assert value.item() == 0 and not value.requires_grad
     assert strategy.metrics() == {"memory_bytes": 0}
 
 
@@ -123,5 +123,5 @@ def test_state_goes_through_a_file(head):
     resumed.setup(again, stream.info)
     again.load_state_dict(weights)
     resumed.load_state_dict(again, state)
-    assert float(stepped(strategy, model, stream, 2)[0]) == float(stepped(resumed, again, stream, 2)[0]) > 0
+    assert stepped(strategy, model, stream, 2)[0].item() == stepped(resumed, again, stream, 2)[0].item() > 0
     assert resumed._teacher.n_seen == strategy._teacher.n_seen
