@@ -45,7 +45,7 @@ class Hardware:
     """auto, cpu, gpu or another accelerator that Lightning knows."""
     device: int = 0
     """Index of the accelerator to use."""
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Floating-point precision; scaled float16 is left out, since strategies edit unscaled gradients."""
 
     threads: int = bounded(1, low=1)

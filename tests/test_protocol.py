@@ -291,6 +291,6 @@ def test_a_nan_loss_names_its_step():
         learn(Breaks())
 
 
-def test_double_precision():
+def test_bfloat16_autocast():
     model, _ = learn(hardware=Hardware(accelerator="cpu", precision="bf16-mixed"))
     assert weights(model).isfinite().all()
