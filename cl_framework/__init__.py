@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Architecture": "models", "Batch": "types", "Buffer": "memory", "Chain": "chain", "ConfigError": "errors",
-    "DataError": "errors", "DataLeak": "errors", "Dataset": "data", "Diverged": "errors", "Experience": "types",
+    "DataError": "errors", "DataLeak": "errors", "Dataset": "data", "Diverged": "errors", "Experience": "experience",
     "Inputs": "types", "Model": "models", "Need": "types", "Output": "types", "Part": "scenario", "Phase": "types",
     "PluginError": "errors", "Recipe": "recipe", "ResidentStream": "scenario", "Scenario": "scenario",
     "Setting": "types", "Source": "sources", "Strategy": "strategy", "Stream": "scenario", "StreamInfo": "types",
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cl_framework.errors import DataLeak as DataLeak
     from cl_framework.errors import Diverged as Diverged
     from cl_framework.errors import PluginError as PluginError
+    from cl_framework.experience import Experience as Experience
     from cl_framework.fields import bounded as bounded
     from cl_framework.fields import tunable as tunable
     from cl_framework.memory import Buffer as Buffer
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from cl_framework.sources import Source as Source
     from cl_framework.strategy import Strategy as Strategy
     from cl_framework.types import Batch as Batch
-    from cl_framework.types import Experience as Experience
     from cl_framework.types import Inputs as Inputs
     from cl_framework.types import Need as Need
     from cl_framework.types import Output as Output

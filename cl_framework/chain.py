@@ -11,10 +11,11 @@ from torch.optim import Optimizer
 
 from cl_framework.data import Dataset
 from cl_framework.errors import CheckpointError, PluginError
+from cl_framework.experience import Experience
 from cl_framework.models import Model
 from cl_framework.recipe import Recipe
 from cl_framework.strategy import EXCLUSIVE, Strategy
-from cl_framework.types import Batch, Experience, Inputs, Output, StreamInfo
+from cl_framework.types import Batch, Inputs, Output, StreamInfo
 
 
 def defines(part: Strategy, hook: str) -> bool:

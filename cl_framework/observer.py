@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cl_framework.experience import Experience
 from cl_framework.metrics import StreamRecord
-from cl_framework.types import Experience, StreamInfo
+from cl_framework.types import StreamInfo
 
 
 @dataclass

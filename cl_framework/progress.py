@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cl_framework.experience import Experience
 from cl_framework.metrics import StreamRecord
 from cl_framework.observer import Cursor, Observer
-from cl_framework.types import Experience, StreamInfo
+from cl_framework.types import StreamInfo
 
 
 def progress_for(console: Console, label: str) -> Observer:

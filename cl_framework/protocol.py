@@ -24,6 +24,7 @@ from cl_framework.checkpoint import Vault
 from cl_framework.data import Dataset, TestSet
 from cl_framework.errors import ConfigError, Diverged
 from cl_framework.evaluate import evaluate
+from cl_framework.experience import Experience
 from cl_framework.fields import bounded, check_ranges
 from cl_framework.learner import Learner, finite_weights
 from cl_framework.metrics import AccuracyMatrix, StreamRecord
@@ -32,7 +33,7 @@ from cl_framework.observer import Cursor, Observer
 from cl_framework.recipe import Recipe
 from cl_framework.scenario import Stream
 from cl_framework.strategy import Strategy
-from cl_framework.types import Experience, Need, Setting, StreamInfo
+from cl_framework.types import Need, Setting, StreamInfo
 
 _CHUNK = 16
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from cl_framework.data import Dataset, TestSet
 from cl_framework.errors import ConfigError
+from cl_framework.experience import Experience
 from cl_framework.fields import check_ranges
-from cl_framework.types import Experience, Need, Phase, StreamInfo
+from cl_framework.types import Need, Phase, StreamInfo
 
 
 class Stream(ABC):

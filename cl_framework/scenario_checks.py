@@ -14,11 +14,12 @@ from torch import Tensor
 
 from cl_framework.data import Dataset
 from cl_framework.errors import DataLeak
+from cl_framework.experience import Experience
 from cl_framework.listing import describe_class
 from cl_framework.registry import verify
 from cl_framework.scenario import Scenario, Stream
 from cl_framework.seeding import capture
-from cl_framework.types import Experience, Need, Phase, Setting
+from cl_framework.types import Need, Phase, Setting
 
 _DUPLICATES = 0.01
 """Share of held-out rows that may equal a training row by accident of the data."""

@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 
 from cl_framework.data import Dataset
 from cl_framework.errors import PluginError
+from cl_framework.experience import Experience
 from cl_framework.fields import check_ranges
 from cl_framework.functional import cross_entropy
 from cl_framework.models import Model
 from cl_framework.recipe import Recipe
-from cl_framework.types import Batch, Experience, Inputs, Need, Output, StreamInfo
+from cl_framework.types import Batch, Inputs, Need, Output, StreamInfo
 
 ADDITIVE = ("setup", "before_experience", "train_data", "prepare_batch", "penalty", "after_backward", "after_step",
             "after_experience", "metrics")

@@ -8,7 +8,7 @@ import inspect
 import io
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ import yaml
 from torch import Tensor
 
 from cl_framework.chain import Chain
+from cl_framework.check_runs import Stop, assert_same_result, fresh, learn, same, tensors, toy_for
 from cl_framework.checkpoint import Vault
 from cl_framework.evaluate import answer
 from cl_framework.listing import describe_class
 from cl_framework.metrics import StreamRecord
 from cl_framework.models import Model
-from cl_framework.observer import Cursor, Observer
+from cl_framework.observer import Observer
 from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
 from cl_framework.registry import verify
@@ -35,87 +36,6 @@ from cl_framework.types import Need, Setting
 
 _SLACK = 64 * 1024
 """Bytes of state that need not be declared: generator states, counters."""
-
-
-class _Stopped(Exception):
-    """Stands in for a kill."""
-
-
-class _Stop(Observer):
-    """Ends a run after an experience, or after some steps of the stream."""
-
-    def __init__(self, after_experience: int = -1, after_step: int = -1) -> None:
-        self._experience, self._step = after_experience, after_step
-
-    def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
-        """Stop once the step is reached."""
-        if 0 <= self._step <= cursor.stream_step:
-            raise _Stopped
-
-    def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
-        """Stop once the experience is learned."""
-        if index == self._experience:
-            raise _Stopped
-
-
-@dataclasses.dataclass(frozen=True)
-class _Result:
-    """What a run left behind."""
-
-    strategy: Strategy
-    model: Model
-    record: StreamRecord | None
-
-
-def _fresh(strategy: Strategy) -> Strategy:
-    """The same hyperparameters, nothing learned."""
-    parts = [type(part)(**{spec.name: copy.deepcopy(vars(part)[spec.name]) for spec in dataclasses.fields(part)})
-             for part in strategy.parts()]
-    return parts[0] if len(parts) == 1 else Chain(*parts)
-
-
-def _toy(strategy: Strategy, sizes: Sequence[int] = (2, 2, 2), n_train: int = 22) -> Toy:
-    setting = Setting.TASK if Need.TASK_LABELS in strategy.needs else Setting.CLASS
-    return Toy(sizes=sizes, setting=setting, n_train=n_train)
-
-
-def _learn(strategy: Strategy, stream: Stream, *, recipe: Recipe | None = None, vault: Vault | None = None,
-           observer: Observer | None = None) -> _Result:
-    fresh, model = _fresh(strategy), toy_model(stream)
-    try:
-        record = run_stream(fresh, stream, model, recipe=recipe or toy_recipe(), vault=vault, observer=observer)
-    except _Stopped:
-        return _Result(fresh, model, None)
-    return _Result(fresh, model, record)
-
-
-def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors(item, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _tensors(item, f"{path}[{index}]")
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal to the bit; NaN equals NaN."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a.nan_to_num(9e9), b.nan_to_num(9e9)))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
-
-
-def _same_result(a: _Result, b: _Result) -> None:
-    assert _same(a.model.state_dict(), b.model.state_dict()), "the weights differ"
-    assert _same(a.strategy.state_dict(), b.strategy.state_dict()), "the strategy's state differs"
-    assert a.record is not None and b.record is not None
-    assert _same(a.record.accuracy, b.record.accuracy), "the accuracies differ"
 
 
 # construction
@@ -162,8 +82,8 @@ def documents_itself(strategy: Strategy) -> None:
 
 def runs_a_stream(strategy: Strategy) -> None:
     """It learns three experiences and answers for every class seen."""
-    stream = _toy(strategy).open()
-    result = _learn(strategy, stream)
+    stream = toy_for(strategy).open()
+    result = learn(strategy, stream)
     assert result.record is not None and result.record.n_done == 3, "the stream was not finished"
     logits = answer(result.strategy, result.model, next(stream.test(0).data.batches(5)))
     assert logits.shape == (5, 6), f"predict returns shape {tuple(logits.shape)} for 5 rows and 6 classes seen"
@@ -172,17 +92,17 @@ def runs_a_stream(strategy: Strategy) -> None:
 
 def runs_one_experience(strategy: Strategy) -> None:
     """A stream of a single experience is a stream."""
-    _learn(strategy, _toy(strategy, (3,)).open())
+    learn(strategy, toy_for(strategy, (3,)).open())
 
 
 def runs_uneven_classes(strategy: Strategy) -> None:
     """Experiences may have different numbers of classes, also a single one."""
-    _learn(strategy, _toy(strategy, (3, 1, 2)).open())
+    learn(strategy, toy_for(strategy, (3, 1, 2)).open())
 
 
 def runs_a_last_batch_of_one(strategy: Strategy) -> None:
     """The last batch of an epoch may have a single row."""
-    _learn(strategy, _toy(strategy, (1, 1), n_train=9).open())
+    learn(strategy, toy_for(strategy, (1, 1), n_train=9).open())
 
 
 def runs_every_setting(strategy: Strategy) -> None:
@@ -192,12 +112,12 @@ def runs_every_setting(strategy: Strategy) -> None:
             continue
         for is_online in (False, True):
             toy = Toy(sizes=(2, 2), setting=setting, is_online=is_online)
-            _learn(strategy, toy.open(), recipe=toy_recipe(epochs=1))
+            learn(strategy, toy.open(), recipe=toy_recipe(epochs=1))
 
 
 def beats_chance(strategy: Strategy) -> None:
     """Right after learning an experience, its answers there are better than chance."""
-    result = _learn(strategy, _toy(strategy).open(), recipe=toy_recipe(epochs=5))
+    result = learn(strategy, toy_for(strategy).open(), recipe=toy_recipe(epochs=5))
     assert result.record is not None
     chance = sum(1 / (2 * (i + 1)) for i in range(3)) / 3
     learned = float(result.record.accuracy.diagonal().mean())
@@ -209,41 +129,41 @@ def beats_chance(strategy: Strategy) -> None:
 
 def is_deterministic(strategy: Strategy) -> None:
     """Same seed, same bits, whatever was drawn from the global generators before."""
-    first = _learn(strategy, _toy(strategy).open())
+    first = learn(strategy, toy_for(strategy).open())
     torch.rand(3)
-    _same_result(first, _learn(strategy, _toy(strategy).open()))
+    assert_same_result(first, learn(strategy, toy_for(strategy).open()))
 
 
-def _resumes(strategy: Strategy, stop: _Stop, recipe: Recipe) -> None:
-    toy = _toy(strategy, n_train=40)
-    whole = _learn(strategy, toy.open(), recipe=recipe)
+def _resumes(strategy: Strategy, stop: Stop, recipe: Recipe) -> None:
+    toy = toy_for(strategy, n_train=40)
+    whole = learn(strategy, toy.open(), recipe=recipe)
     with tempfile.TemporaryDirectory() as folder:
         vault = Vault(Path(folder), "check")
-        stopped = _learn(strategy, toy.open(), recipe=recipe, vault=vault, observer=stop)
+        stopped = learn(strategy, toy.open(), recipe=recipe, vault=vault, observer=stop)
         assert stopped.record is None, "the run was not stopped"
-        _same_result(whole, _learn(strategy, toy.open(), recipe=recipe, vault=vault))
+        assert_same_result(whole, learn(strategy, toy.open(), recipe=recipe, vault=vault))
 
 
 def resumes_between_experiences(strategy: Strategy) -> None:
     """Stopped after the first experience and taken up again, it ends with the bits of a run never stopped."""
-    _resumes(strategy, _Stop(after_experience=0), toy_recipe())
+    _resumes(strategy, Stop(after_experience=0), toy_recipe())
 
 
 def resumes_inside_an_experience(strategy: Strategy) -> None:
     """Stopped in the middle of a later experience's epoch and taken up again, it ends with the same bits."""
     recipe = toy_recipe(epochs=2, checkpoint_every=0.0)
     for step in (16, 60, 96):
-        _resumes(strategy, _Stop(after_step=step), recipe)
+        _resumes(strategy, Stop(after_step=step), recipe)
 
 
 def state_is_plain(strategy: Strategy) -> None:
     """The state loads with `weights_only=True`, and no tensor in it wants gradients."""
-    result = _learn(strategy, _toy(strategy).open())
+    result = learn(strategy, toy_for(strategy).open())
     state, buffer = result.strategy.state_dict(), io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
-    assert _same(torch.load(buffer, weights_only=True), state), "the state changes when saved and loaded"
-    wanting = [path for path, tensor in _tensors(state) if tensor.requires_grad]
+    assert same(torch.load(buffer, weights_only=True), state), "the state changes when saved and loaded"
+    wanting = [path for path, tensor in tensors(state) if tensor.requires_grad]
     assert not wanting, f"tensors with requires_grad in the state: {', '.join(wanting[:3])}"
 
 
@@ -252,16 +172,16 @@ def state_is_plain(strategy: Strategy) -> None:
 
 def predict_is_pure(strategy: Strategy) -> None:
     """`predict` changes neither model, strategy, batch nor the global generators, and answers the same twice."""
-    stream = _toy(strategy).open()
-    result = _learn(strategy, stream)
+    stream = toy_for(strategy).open()
+    result = learn(strategy, stream)
     batch = next(stream.test(1).data.batches(7))
     before = copy.deepcopy((result.model.state_dict(), result.strategy.state_dict(), batch.raw, capture()))
     first = answer(result.strategy, result.model, batch)
     second = answer(result.strategy, result.model, batch)
     after = (result.model.state_dict(), result.strategy.state_dict(), batch.raw, capture())
     for name, old, new in zip(("model", "strategy", "batch", "global generators"), before, after, strict=True):
-        assert _same(old, new), f"predict changes the {name}"
-    assert _same(first, second), "predict answers differently the second time"
+        assert same(old, new), f"predict changes the {name}"
+    assert same(first, second), "predict answers differently the second time"
     lone = answer(result.strategy, result.model, next(stream.test(1).data.batches(1)))
     assert torch.allclose(first[:1], lone, atol=1e-5), "the answer for a row depends on the rows beside it"
 
@@ -290,24 +210,24 @@ def _mode_watched(strategy: Strategy) -> Iterator[list[str]]:
 
 def mode_is_restored(strategy: Strategy) -> None:
     """A hook leaves `model.training` as it found it, in training and in evaluation mode."""
-    stream = _toy(strategy).open()
-    fresh, model = _fresh(strategy), toy_model(stream)
-    with _mode_watched(fresh) as faults:
-        run_stream(fresh, stream, model, recipe=toy_recipe())
+    stream = toy_for(strategy).open()
+    learner, model = fresh(strategy), toy_model(stream)
+    with _mode_watched(learner) as faults:
+        run_stream(learner, stream, model, recipe=toy_recipe())
         for mode in (True, False):
             model.train(mode)
-            fresh.predict(model, torch.zeros(2, 1, 4, 4), torch.tensor([0, 0]))
-            fresh.after_experience(model, dataclasses.replace(stream[0], past=()))
+            learner.predict(model, torch.zeros(2, 1, 4, 4), torch.tensor([0, 0]))
+            learner.after_experience(model, dataclasses.replace(stream[0], past=()))
     assert not faults, f"the model's mode is changed by {', '.join(sorted(set(faults)))}"
 
 
 def inputs_are_not_mutated(strategy: Strategy) -> None:
     """The rows and labels that it was given are unchanged afterwards."""
-    stream = _toy(strategy).open()
-    _learn(strategy, stream)
-    for given, original in zip(stream, _toy(strategy).open(), strict=True):
-        assert _same(given.train.raw, original.train.raw), "training rows were overwritten"
-        assert _same(given.train.y, original.train.y), "labels were overwritten"
+    stream = toy_for(strategy).open()
+    learn(strategy, stream)
+    for given, original in zip(stream, toy_for(strategy).open(), strict=True):
+        assert same(given.train.raw, original.train.raw), "training rows were overwritten"
+        assert same(given.train.y, original.train.y), "labels were overwritten"
 
 
 # leaks
@@ -330,32 +250,32 @@ def does_not_reread_the_past(strategy: Strategy) -> None:
     """Once an experience is over its rows are gone, unless `Need.HISTORY` is declared."""
     if Need.HISTORY in strategy.needs:
         return
-    kept = _learn(strategy, _toy(strategy).open())
-    stream = _toy(strategy).open()
-    spoilt = _learn(strategy, stream, observer=_Spoil(stream))
-    assert _same(kept.model.state_dict(), spoilt.model.state_dict()), (
+    kept = learn(strategy, toy_for(strategy).open())
+    stream = toy_for(strategy).open()
+    spoilt = learn(strategy, stream, observer=_Spoil(stream))
+    assert same(kept.model.state_dict(), spoilt.model.state_dict()), (
         "training changes when the rows of earlier experiences do; declare Need.HISTORY, or copy what is kept")
 
 
 def does_not_see_the_future(strategy: Strategy) -> None:
     """What is learned from an experience does not depend on later ones, nor on any held-out row."""
-    results = [_learn(strategy, _toy(strategy).open(poisoned), observer=_Stop(after_experience=0))
+    results = [learn(strategy, toy_for(strategy).open(poisoned), observer=Stop(after_experience=0))
                for poisoned in ((), (1, 2))]
-    assert _same(results[0].model.state_dict(), results[1].model.state_dict()), (
+    assert same(results[0].model.state_dict(), results[1].model.state_dict()), (
         "training on the first experience changes when later ones do")
 
 
 def declares_its_memory(strategy: Strategy) -> None:
     """`metrics()['memory_bytes']` covers what the state holds, and no more rows are kept than `memory_size`."""
-    result = _learn(strategy, _toy(strategy, (1, 1, 1, 1), n_train=300).open(), recipe=toy_recipe(epochs=1))
+    result = learn(strategy, toy_for(strategy, (1, 1, 1, 1), n_train=300).open(), recipe=toy_recipe(epochs=1))
     state = result.strategy.state_dict()
-    held = sum(tensor.numel() * tensor.element_size() for _, tensor in _tensors(state))
+    held = sum(tensor.numel() * tensor.element_size() for _, tensor in tensors(state))
     declared = result.strategy.metrics().get("memory_bytes", 0.0)
     assert held <= 1.05 * declared + _SLACK, f"the state holds {held} bytes, metrics() declare {declared:.0f}"
     for part in result.strategy.parts():
         budget = vars(part).get("memory_size")
         if isinstance(budget, int):
-            rows = max((len(tensor) for _, tensor in _tensors(part.state_dict()) if tensor.dim() == 4), default=0)
+            rows = max((len(tensor) for _, tensor in tensors(part.state_dict()) if tensor.dim() == 4), default=0)
             assert rows <= budget, f"{rows} rows are kept, memory_size is {budget}"
 
 
@@ -364,24 +284,24 @@ def declares_its_memory(strategy: Strategy) -> None:
 
 def chain_with_fine_tuning_is_itself(strategy: Strategy) -> None:
     """Chained with plain fine-tuning, it is the same strategy."""
-    alone = _learn(strategy, _toy(strategy).open())
-    chain = Chain(*(_fresh(part) for part in strategy.parts()), Strategy())
-    chained = _learn(chain, _toy(strategy).open())
-    assert _same(alone.model.state_dict(), chained.model.state_dict()), "the weights differ"
+    alone = learn(strategy, toy_for(strategy).open())
+    chain = Chain(*(fresh(part) for part in strategy.parts()), Strategy())
+    chained = learn(chain, toy_for(strategy).open())
+    assert same(alone.model.state_dict(), chained.model.state_dict()), "the weights differ"
     assert alone.record is not None and chained.record is not None
-    assert _same(alone.record.accuracy, chained.record.accuracy), "the answers differ"
+    assert same(alone.record.accuracy, chained.record.accuracy), "the answers differ"
 
 
 def is_fine_tuning_at_neutral(strategy: Strategy) -> None:
     """At its `neutral` hyperparameters it is fine-tuning, to the bit."""
-    neutral = [dataclasses.replace(_fresh(part), **part.neutral) for part in strategy.parts() if part.neutral]
+    neutral = [dataclasses.replace(fresh(part), **part.neutral) for part in strategy.parts() if part.neutral]
     if len(neutral) < len(strategy.parts()):
         return
-    plain = _learn(Strategy(), _toy(strategy).open())
-    tamed = _learn(neutral[0] if len(neutral) == 1 else Chain(*neutral), _toy(strategy).open())
-    assert _same(plain.model.state_dict(), tamed.model.state_dict()), "the weights differ from fine-tuning's"
+    plain = learn(Strategy(), toy_for(strategy).open())
+    tamed = learn(neutral[0] if len(neutral) == 1 else Chain(*neutral), toy_for(strategy).open())
+    assert same(plain.model.state_dict(), tamed.model.state_dict()), "the weights differ from fine-tuning's"
     assert plain.record is not None and tamed.record is not None
-    assert _same(plain.record.accuracy, tamed.record.accuracy), "the answers differ from fine-tuning's"
+    assert same(plain.record.accuracy, tamed.record.accuracy), "the answers differ from fine-tuning's"
 
 
 STRATEGY_CHECKS: tuple[Callable[[Strategy], None], ...] = (

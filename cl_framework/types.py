@@ -1,19 +1,14 @@
-"""The small words that every hook speaks: batches, outputs, experiences, and facts about a stream."""
+"""The small words that every hook speaks: batches, outputs, and facts about a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from cl_framework.errors import DataLeak
-
-if TYPE_CHECKING:
-    from cl_framework.data import Dataset
 
 Inputs = Tensor | Mapping[str, Tensor]
 """What is stored or fed: one tensor of B rows, or a mapping of such tensors (token ids and their mask)."""
@@ -69,41 +64,6 @@ class Output(NamedTuple):
 
     logits: Tensor
     features: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Experience:
-    """What arrives between two boundaries and is learned together. It refers to nothing beyond itself.
-
-    Attributes:
-        index: position in the stream, from 0.
-        classes: labels that occur in it, relabelled in order of appearance.
-        class_names: the original label of each, for reports.
-        train: its training rows.
-        task: its task label, or None where the scenario gives none.
-        past: earlier training rows; None when the strategy did not declare `Need.HISTORY`.
-    """
-
-    index: int
-    classes: tuple[int, ...]
-    class_names: tuple[str, ...]
-    train: Dataset
-    task: int | None = None
-    past: tuple[Dataset, ...] | None = field(default=None, repr=False)
-
-    @property
-    def history(self) -> tuple[Dataset, ...]:
-        """Training rows of every earlier experience.
-
-        Raises:
-            DataLeak: the strategy does not declare `Need.HISTORY`.
-        """
-        if self.past is None:
-            raise DataLeak(
-                f"experience {self.index} was asked for the data of earlier ones, but the strategy does not "
-                "declare it; add `needs = frozenset({Need.HISTORY})` to the class if it may re-read the past"
-            )
-        return self.past
 
 
 @dataclass(frozen=True, kw_only=True)

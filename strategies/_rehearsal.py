@@ -6,9 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from cl_framework.experience import Experience
 from cl_framework.memory import Buffer
 from cl_framework.models import Model
-from cl_framework.types import Batch, Experience, Inputs, StreamInfo, move
+from cl_framework.types import Batch, Inputs, StreamInfo, move
 
 Fill = Literal["auto", "step", "experience"]
 

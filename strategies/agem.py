@@ -22,13 +22,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.functional import dot
 from cl_framework.memory import Buffer, Exemplars
 from cl_framework.models import Model
 from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Experience, Output, StreamInfo, move
+from cl_framework.types import Batch, Output, StreamInfo, move
 
 from ._rehearsal import fills_by_step, store_experience, store_incoming
 

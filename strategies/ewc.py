@@ -28,12 +28,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.functional import fisher_diagonal, leading, quadratic
 from cl_framework.models import Model
 from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Experience, Output, StreamInfo
+from cl_framework.types import Batch, Output, StreamInfo
 
 from ._teacher import n_bytes
 

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from cl_framework.data import Dataset
+from cl_framework.experience import Experience
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
-from cl_framework.types import Experience, Need, StreamInfo
+from cl_framework.types import Need, StreamInfo
 
 
 @dataclass(kw_only=True, eq=False)

@@ -21,11 +21,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from cl_framework.experience import Experience
 from cl_framework.fields import tunable
 from cl_framework.functional import distillation
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Experience, Output, StreamInfo
+from cl_framework.types import Batch, Output, StreamInfo
 
 from ._teacher import frozen_copy, logits_of, n_bytes, restored_teacher, teacher_state, tensors_of
 

@@ -41,12 +41,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.functional import leading, quadratic, symmetric_cross_entropy
 from cl_framework.models import Model
 from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Experience, Inputs, Output, StreamInfo
+from cl_framework.types import Batch, Inputs, Output, StreamInfo
 
 from ._selection import batch_fisher, unselected
 from ._teacher import frozen_copy, logits_of, n_bytes, resize_head, restored_teacher, teacher_state, tensors_of

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from cl_framework.data import Dataset
+from cl_framework.experience import Experience
 from cl_framework.functional import cross_entropy
 from cl_framework.models import Head, Model
 from cl_framework.strategies.ewc import EWC
-from cl_framework.types import NOT_YET, Batch, Experience, Output, StreamInfo
+from cl_framework.types import NOT_YET, Batch, Output, StreamInfo
 
 INFO = StreamInfo(n_experiences=3, n_classes=6, input_shape=(3,))
 
