@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: help train test check reference kills bench clean
+.PHONY: help train test check reference kills bench page clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -37,6 +37,9 @@ kills: .venv/ready  ## 40 kills at random moments, each taken up again
 
 bench: .venv/ready  ## speed beside a bare loop and Avalanche, in one process
 	@$(BIN)/python benchmarks/throughput.py
+
+page: .venv/ready  ## docs/results.md from the records in runs/reference
+	@$(BIN)/python benchmarks/page.py
 
 clean:  ## remove the environment
 	rm -rf .venv

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ from torch import Tensor
 from cl_framework.errors import ClfError, DataError
 from cl_framework.files import write_json
 from cl_framework.places import Folder, Place
+
+log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, NDArray[Any]]
 """`train_x`, `test_x`: uint8 [N, C, H, W]; `train_y`, `test_y`: int64 [N]."""
@@ -93,6 +95,8 @@ class Source:
         augment: "none" or "crop_flip".
         licence: as its makers state it.
         hint: what a user may put into the user's folder.
+        lenient: as `read`, without the checksums of files; None where `read` compares none.
+        folder: name of the user's folder; `name` when empty.
     """
 
     name: str
@@ -108,6 +112,13 @@ class Source:
     augment: str = "none"
     licence: str = ""
     hint: str = ""
+    lenient: Callable[[Path], Arrays] | None = None
+    folder: str = ""
+
+    def altered(self) -> Source:
+        """The same data set from altered or generated files in the user's folder, unverified and cached apart."""
+        return replace(self, name=f"{self.name}-altered", folder=self.folder or self.name, places=(), sha256={},
+                       read=self.lenient or self.read)
 
     @property
     def cache_file(self) -> Path:
@@ -117,7 +128,7 @@ class Source:
     @property
     def user_folder(self) -> Path:
         """Where a user may put the official files."""
-        return cache_folder() / self.name
+        return cache_folder() / (self.folder or self.name)
 
     def status(self) -> Status:
         """Where the data set is now; reads no data and asks no network."""
@@ -278,5 +289,5 @@ def _compare(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
 
 def _report(what: str, error: DataError) -> str:
     """Damage is worth a warning even when another place has the data."""
-    warnings.warn(f"{what} is damaged: {error}; trying the next place", stacklevel=4)
+    log.warning("%s is damaged: %s; trying the next place", what, error)
     return f"{what}: damaged, {error}"

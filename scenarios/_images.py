@@ -86,11 +86,16 @@ _CIFAR100_MD5 = {
 _TINY_MD5 = {"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"}
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
 
+_read_cifar10 = partial(read_cifar, archive="cifar-10-python.tar.gz", inner="cifar-10-batches-py",
+                        train=tuple(f"data_batch_{number}" for number in range(1, 6)), test=("test_batch",),
+                        labels="labels")
+_read_cifar100 = partial(read_cifar, archive="cifar-100-python.tar.gz", inner="cifar-100-python", train=("train",),
+                         test=("test",), labels="fine_labels")
+_read_tiny = partial(read_tiny_imagenet, archive="tiny-imagenet-200.zip", inner="tiny-imagenet-200")
+
 CIFAR10 = Source(
     name="cifar10", description="60,000 photographs, 32x32 RGB, 10 classes",
-    read=partial(read_cifar, archive="cifar-10-python.tar.gz", inner="cifar-10-batches-py",
-                 train=tuple(f"data_batch_{number}" for number in range(1, 6)), test=("test_batch",),
-                 labels="labels", md5=_CIFAR10_MD5),
+    read=partial(_read_cifar10, md5=_CIFAR10_MD5), lenient=partial(_read_cifar10, md5={}),
     files=("cifar-10-batches-py", "cifar-10-python.tar.gz"),
     places=(Url(_TORONTO, ("cifar-10-python.tar.gz",), _CIFAR10_MD5),),
     n_classes=10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), augment="crop_flip",
@@ -100,8 +105,7 @@ CIFAR10 = Source(
 
 CIFAR100 = Source(
     name="cifar100", description="60,000 photographs, 32x32 RGB, 100 classes",
-    read=partial(read_cifar, archive="cifar-100-python.tar.gz", inner="cifar-100-python", train=("train",),
-                 test=("test",), labels="fine_labels", md5=_CIFAR100_MD5),
+    read=partial(_read_cifar100, md5=_CIFAR100_MD5), lenient=partial(_read_cifar100, md5={}),
     files=("cifar-100-python", "cifar-100-python.tar.gz"),
     places=(Url(_TORONTO, ("cifar-100-python.tar.gz",), _CIFAR100_MD5),),
     n_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), augment="crop_flip",
@@ -121,7 +125,7 @@ CIFAR100 = Source(
 
 TINY_IMAGENET = Source(
     name="tiny_imagenet", description="110,000 photographs, 64x64 RGB, 200 classes of ImageNet",
-    read=partial(read_tiny_imagenet, archive="tiny-imagenet-200.zip", inner="tiny-imagenet-200", md5=_TINY_MD5),
+    read=partial(_read_tiny, md5=_TINY_MD5), lenient=partial(_read_tiny, md5={}),
     files=("tiny-imagenet-200", "tiny-imagenet-200.zip"),
     places=(Url("http://cs231n.stanford.edu/", ("tiny-imagenet-200.zip",), _TINY_MD5),),
     n_classes=200, mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821), augment="crop_flip",

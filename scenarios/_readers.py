@@ -24,13 +24,31 @@ from numpy.typing import NDArray
 from cl_framework import DataError
 
 Bytes = NDArray[np.uint8]
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes in a pickle of protocol 2."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"it asks for the codec {encoding}, which no CIFAR file needs")
+    return text.encode("latin1")
+
+
+def _from_buffer(buffer: bytes, kind: np.dtype[Any], shape: tuple[int, ...], order: str) -> NDArray[Any]:
+    """How numpy writes a contiguous array in a pickle of protocol 5."""
+    return np.frombuffer(buffer, kind).reshape(shape, order="C" if order == "C" else "F")
+
+
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("_codecs", "encode"): _latin1,
 }
+"""What a pickle of numpy arrays needs: of Python 2's numpy, and of any protocol of today's."""
 
 
 def gunzip(path: Path) -> bytes:
@@ -113,7 +131,8 @@ def check_md5(content: bytes, name: str, md5: Mapping[str, str]) -> None:
     """
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5.get(name, found):
-        raise DataError(f"{name} has MD5 {found}, expected {md5[name]}: it is damaged, cut short or another file")
+        raise DataError(f"{name} has MD5 {found}, expected {md5[name]}: it is damaged, cut short or "
+                        "another file; scenario.is_official=false takes altered files")
 
 
 def read_cifar(folder: Path, *, archive: str, inner: str, train: Sequence[str], test: Sequence[str], labels: str,
@@ -164,7 +183,8 @@ def _members(packed: bytes, archive: str, wanted: Mapping[str, str]) -> dict[str
 def _cifar_batch(content: bytes, name: str, labels: str) -> tuple[Bytes, NDArray[np.int64]]:
     """Images [N, 3, 32, 32] and labels of one batch; it was pickled by Python 2, hence latin-1."""
     try:
-        batch = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+        loaded = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+        batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in loaded.items()}
         rows, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
         images = rows.reshape(len(targets), 3, 32, 32)
     except Exception as error:  # a damaged pickle may fail in any way

@@ -17,13 +17,17 @@ from ._split import Split as _Split
 class Split(_Split):
     """A split of a data set that the framework knows how to obtain. Abstract: a final class names the source."""
 
+    is_official: bool = True
+    """Take the published files alone; false takes altered or generated ones of the same format from the data set's
+    folder in CLF_DATA, unverified and cached apart. The digest of what was used is in environment.json."""
+
     @abstractmethod
     def source(self) -> Source:
         """Where the data set comes from."""
 
     def read(self) -> Labelled:
         """The data set, memory-mapped from the cache."""
-        source = self.source()
+        source = self.source() if self.is_official else self.source().altered()
         names = source.class_names or tuple(str(label) for label in range(source.n_classes))
         return Labelled(name=source.name, images=source.load(), class_names=names, mean=source.mean, std=source.std,
                         augment=source.augment)

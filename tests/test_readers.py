@@ -316,3 +316,20 @@ def test_folder_of_images_with_a_test_part(tmp_path: Path) -> None:
     found = read_image_folder(tmp_path)
     assert found.test_x is not None and found.test_y is not None
     assert found.x.shape == (6, 3, 4, 4) and found.test_y.tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_batches_of_any_pickle_protocol_are_read(tmp_path, protocol):
+    from cl_framework.scenarios._readers import read_cifar
+
+    rows = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "in" / name).write_bytes(
+            pickle.dumps({b"data": rows, b"fine_labels": [0, 1, 2, 3, 4, 5]}, protocol=protocol))
+    try:
+        arrays = read_cifar(tmp_path, archive="x.tar.gz", inner="in", train=("train",), test=("test",),
+                            labels="fine_labels", md5={})
+    except DataError as error:
+        raise AssertionError(error) from None
+    assert (arrays["train_x"].reshape(6, -1) == rows).all()

@@ -6,10 +6,13 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
+import pickle
 import subprocess
 import sys
 import warnings
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,24 @@ ARRAYS = {
     "test_x": RNG.integers(0, 256, (8, 1, 6, 6), dtype=np.uint8), "test_y": np.arange(8) % 4,
 }
 PINS = {part: hashlib.sha256(array.tobytes()).hexdigest() for part, array in ARRAYS.items()}
+
+
+@contextmanager
+def warned(text="is damaged"):
+    """What happens inside is warned of."""
+    said = []
+
+    class Note(logging.Handler):
+        def emit(self, record):
+            said.append(record.getMessage())
+
+    handler, logger = Note(), logging.getLogger("cl_framework.sources")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    assert text in "\n".join(said)
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:
@@ -90,7 +111,7 @@ def test_wrong_hash_moves_on_with_a_warning(home: Path, shelf: Folder, tmp_path:
     (tmp_path / "bad").mkdir()
     np.savez(tmp_path / "bad" / "toy.npz", **{**ARRAYS, "train_x": 255 - ARRAYS["train_x"]})
     bad = Folder(str(tmp_path / "bad"), ("toy.npz",))
-    with pytest.warns(UserWarning, match="is damaged: train_x has SHA-256"):
+    with warned("is damaged: train_x has SHA-256"):
         images = toy(bad, shelf).load()
     assert torch.equal(images.train_x, torch.from_numpy(ARRAYS["train_x"]))
 
@@ -102,7 +123,7 @@ def test_damaged_cache_is_rebuilt(home: Path, shelf: Folder, damage: str) -> Non
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes({"truncate": content[:-50], "flip": content, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match="trying the next place"):
+    with warned("trying the next place"):
         images = toy(shelf).load()
     assert torch.equal(images.train_x, torch.from_numpy(ARRAYS["train_x"]))
     assert torch.equal(toy().load().train_y, torch.from_numpy(ARRAYS["train_y"]))
@@ -111,7 +132,7 @@ def test_damaged_cache_is_rebuilt(home: Path, shelf: Folder, damage: str) -> Non
 def test_damaged_cache_without_another_place_is_an_error(home: Path, shelf: Folder) -> None:
     toy(shelf).load()
     toy().cache_file.write_bytes(b"nonsense")
-    with pytest.warns(UserWarning), pytest.raises(DataError, match="it is no data file of ours, or cut short"):
+    with warned(), pytest.raises(DataError, match="it is no data file of ours, or cut short"):
         toy().load()
 
 
@@ -124,7 +145,7 @@ def test_unpinned_hashes_are_recorded_and_held_to(home: Path, shelf: Folder) -> 
     content = bytearray(source.cache_file.read_bytes())
     content[-1] ^= 1
     source.cache_file.write_bytes(content)
-    with pytest.warns(UserWarning, match="SHA-256"), pytest.raises(DataError):
+    with warned("SHA-256"), pytest.raises(DataError):
         toy(sha256={}).load()
 
 
@@ -157,7 +178,7 @@ def test_full_disk_names_path_and_bytes_and_leaves_nothing(home: Path, shelf: Fo
 ])
 def test_arrays_of_the_wrong_kind(home: Path, shelf: Folder, part: str, array: np.ndarray, message: str) -> None:
     np.savez(Path(shelf.path) / "toy.npz", **{**ARRAYS, part: array})
-    with pytest.warns(UserWarning), pytest.raises(DataError, match=message):
+    with warned(), pytest.raises(DataError, match=message):
         toy(shelf).load()
 
 
@@ -243,3 +264,20 @@ def test_real_data_is_what_its_hash_says(home: Path, name: str, n_train: int, n_
     pixels = images.train_x.to(torch.float64) / 255
     assert pixels.mean().item() == pytest.approx(source.mean[0], abs=5e-4)
     assert pixels.std().item() == pytest.approx(source.std[0], abs=5e-4)
+
+
+def test_altered_files_are_taken_on_request_and_cached_apart(home):
+    from cl_framework.scenarios._images import CIFAR10
+    from cl_framework.scenarios.split import SplitCIFAR10
+
+    folder = home / "cifar10" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    draws = np.random.default_rng(0)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        rows = draws.integers(0, 256, (20, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({b"data": rows, b"labels": [n % 10 for n in range(20)]}, protocol=2))
+    with warned("data_batch_1 has MD5"), pytest.raises(DataError, match=r"scenario\.is_official=false"):
+        CIFAR10.load(allow_download=False)
+    stream = SplitCIFAR10(is_official=False).open("single", None)
+    assert len(stream) == 5 and stream.info.input_shape == (3, 32, 32) and "cifar10-altered" in stream.provenance
+    assert not CIFAR10.cache_file.exists() and CIFAR10.altered().cache_file.exists()
