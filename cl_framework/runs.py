@@ -94,8 +94,8 @@ class RunFolder:
             run_id = json.loads((self.path / "environment.json").read_text())["wandb_id"]
         except (OSError, ValueError, KeyError):
             run_id = uuid.uuid4().hex[:12]
-        return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}", "device": device,
-                "threads": torch.get_num_threads(), "git_commit": git_commit(),
+        return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
+                "device": device, "threads": torch.get_num_threads(), "git_commit": git_commit(),
                 "packages": {name: version(name) for name in _PACKAGES}, "data": dict(data), "wandb_id": run_id}
 
     @contextmanager
