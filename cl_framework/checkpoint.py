@@ -58,20 +58,24 @@ class Vault:
         Raises:
             CheckpointError: there are checkpoints, and every one is damaged or belongs to another configuration.
         """
+        for half_written in self.folder.glob(".*.pt.*"):
+            half_written.unlink(missing_ok=True)
         damaged = []
         for path in self.files():
             try:
                 content = path.read_bytes()
                 if _digest(content) != path.stem.rpartition("-")[2]:
                     raise ValueError("its bytes do not have the digest that its name says")
-                state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+                state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             except Exception as error:
                 damaged.append(path)
-                log.warning("checkpoint %s cannot be read (%s); falling back to the one before", path, error)
+                log.warning("checkpoint %s cannot be read (%s); falling back to the one before", path.name, error)
                 continue
             if state.pop("owner") != self.owner:
                 raise CheckpointError(f"{path} belongs to another configuration; choose another folder with out=DIR "
                                       "or remove that run folder")
+            for worse in damaged:
+                worse.unlink(missing_ok=True)
             return state
         if damaged:
             raise CheckpointError(f"no checkpoint in {self.folder} can be read; remove that folder to start over")

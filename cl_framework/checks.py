@@ -68,7 +68,7 @@ def outcome_of(plugin: Plugin, check: Check) -> Outcome:
     known = known_failures(plugin).get(check.__name__)
     try:
         check(plugin)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if known is not None:
             return Outcome(check.__name__, "known", known)
         reason = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ track.*, out=DIR (default runs), launcher=local workers=2. `clf show train=recip
 Options: --help --version --debug
 """
 
+_MOST_JOBS = 10_000
 _RECIPES = {"train": "cl_framework.recipe:Recipe", "trainer": "cl_framework.protocol:Hardware",
             "track": "cl_framework.config:Tracking"}
 
@@ -41,9 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit status is 0, 2 for a user's mistake, 1 for a failure."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     is_debug = "--debug" in words
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once by CUDA; the same bits in each run
     logging.basicConfig(level=logging.DEBUG if is_debug else logging.WARNING, format="%(message)s")
     for noisy in ("matplotlib", "asyncio", "urllib3", "git"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return _run(parse(words))
     except ClfError as error:
@@ -55,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("clf: interrupted; give the same command again, the run goes on from its last checkpoint",
               file=sys.stderr)
         return 130
+    except SystemExit as error:
+        print(f"clf: something called sys.exit({error.code}); finished work is kept", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -97,17 +107,21 @@ def _train(command: Command) -> int:
     out = Path(str(_single(values, "out", "runs")))
     workers = _workers(values)
     parts = {part for name in values.get("strategy", []) for part in str(name).split("+")}
-    jobs, faults = [], []
+    n_jobs = math.prod(len(choices) for choices in values.values())
+    if n_jobs > _MOST_JOBS:
+        raise ConfigError(f"the command makes {n_jobs} runs; at most {_MOST_JOBS} fit one command")
+    jobs: dict[tuple[str, int], Any] = {}
+    faults: list[str] = []
     for choice in Command("train", values).product():
         try:
             job = resolve(choice, parts)
             check_job(job)
-            jobs.append(job)
+            jobs.setdefault((job.hash, job.seed), job)
         except ConfigError as error:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults:
         raise ConfigError(faults)
-    return _execute_all(jobs, out, command, workers)
+    return _execute_all(list(jobs.values()), out, command, workers)
 
 
 def _single(values: dict[str, list[Any]], key: str, default: Any) -> Any:
@@ -122,7 +136,7 @@ def _workers(values: dict[str, list[Any]]) -> int:
     workers = _single(values, "workers", os.cpu_count() or 1)
     if launcher not in ("sequential", "local"):
         raise ConfigError(unknown("launcher", str(launcher), ["sequential", "local"]))
-    if not isinstance(workers, int) or workers < 1:
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ConfigError(f"workers must be a whole number of 1 or more, got {workers}")
     return workers if launcher == "local" else 1
 
@@ -162,6 +176,9 @@ def _resume(command: Command) -> int:
     job = folder.job()
     check_job(job)
     out = folder.path.resolve().parents[3] if len(folder.path.resolve().parents) > 3 else Path()
+    if folder.was_renumbered(job):
+        raise ConfigError(f"{path} was written by another version of clf, whose configuration has other fields; "
+                          f"start it anew: {folder.command()}")
     if RunFolder.of(job, out).path != folder.path.resolve():
         raise ConfigError(f"{path} does not fit its config.yaml, which belongs to "
                           f"{RunFolder.of(job, Path()).path}; put the folder back where it was, or start anew")

@@ -16,12 +16,12 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cl_framework.chain import Chain
-from cl_framework.errors import ConfigError
-from cl_framework.fields import DataclassLike
+from cl_framework.errors import ConfigError, PluginError
+from cl_framework.fields import DataclassLike, bounded, check_ranges
 from cl_framework.models import Architecture
 from cl_framework.protocol import Hardware
 from cl_framework.recipe import Recipe
@@ -46,20 +46,26 @@ class Tracking:
     """W&B team or user."""
     tensorboard: bool = False
     """Also write TensorBoard event files into the run folder."""
-    every: int = 50
+    every: int = bounded(50, low=1)
     """Training steps between two logged losses."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(kw_only=True)
 class Shared:
     """Keys without a section."""
 
-    seed: int = 0
+    seed: int = bounded(0, low=0, high=2**62)
     """Training seed: weights, order of rows, augmentation, the strategy's own draws."""
-    order_seed: int | None = None
+    order_seed: int | None = bounded(None, low=0, high=2**62)
     """Shuffles the order of classes or domains; null keeps their natural order."""
     phase: Literal["single", "tuning", "evaluation"] = "single"
     """Which stream of the scenario is opened."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 SECTIONS: dict[str, type[DataclassLike]] = {"train": Recipe, "trainer": Hardware, "track": Tracking}
@@ -101,17 +107,35 @@ class Job:
     @property
     def hash(self) -> str:
         """Equal for runs that differ in the seed, the tracking or the checkpoint interval alone."""
-        tree = json.loads(json.dumps(self.tree))
-        for *path, last in _NO_HASH:
-            branch = tree
-            for key in path:
-                branch = branch[key]
-            branch.pop(last)
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
+        return hash_of(self.tree)
 
     def yaml(self) -> str:
         """The whole configuration as YAML."""
         return yaml.safe_dump(self.tree, sort_keys=False)
+
+
+def hash_of(tree: Mapping[str, Any]) -> str:
+    """The hash of a configuration without what does not change a run's group."""
+    copy = json.loads(json.dumps(tree))
+    for *path, last in _NO_HASH:
+        branch = copy
+        for key in path:
+            branch = branch.get(key, {})
+        branch.pop(last, None)
+    return hashlib.sha256(json.dumps(copy, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def schema_faults(cls: type[DataclassLike]) -> None:
+    """Refuse a dataclass whose fields cannot be configured.
+
+    Raises:
+        PluginError: names the field's fault.
+    """
+    try:
+        OmegaConf.structured(cls)
+    except (OmegaConfBaseException, NameError, TypeError, ValueError) as error:
+        raise PluginError(f"{cls.__name__} cannot be configured: {str(error).splitlines()[0]}; fields are int, float, "
+                          "bool, str, Literal, list or dict of these") from error
 
 
 def resolve(chosen: Mapping[str, Any], all_parts: Collection[str] = ()) -> Job:
@@ -128,11 +152,16 @@ def resolve(chosen: Mapping[str, Any], all_parts: Collection[str] = ()) -> Job:
     """
     given = dict(chosen)
     experiment = given.pop("experiment", None)
-    layer = {**preset("experiment", str(experiment), must_exist=True), **given} if experiment is not None else given
+    layer = given
+    if experiment is not None:
+        layer = {**_without_strangers(preset("experiment", str(experiment), must_exist=True), given), **given}
     faults: list[str] = []
     names = {"scenario": str(layer.get("scenario", "")), "strategy": str(layer.get("strategy", ""))}
     faults += [f"say which {group}: {group}=NAME; `clf list` shows them" for group, name in names.items() if not name]
     parts = names["strategy"].split("+")
+    for group in GROUPS:
+        if group in layer and (not isinstance(layer[group], str) or "" in str(layer[group]).split("+")):
+            faults.append(f"{group}={_shown(layer[group])} is no name; `clf list kind={group}` shows the names")
     faults += [f"strategy '{part}' is twice in the chain {names['strategy']}; name each part once"
                for part in dict.fromkeys(parts) if parts.count(part) > 1]
     if faults:
@@ -210,10 +239,14 @@ def preset(group: str, name: str, *, must_exist: bool = False) -> Flat:
         return {}
     flat: Flat = {}
     for key, value in (yaml.safe_load(text) or {}).items():
-        if isinstance(value, dict):
-            flat |= {(key if name == "name" else f"{key}.{name}"): item for name, item in value.items()}
-        else:
+        if not isinstance(value, dict):
             flat[key] = value
+            continue
+        for name, item in value.items():
+            if key == "strategy" and isinstance(item, dict):
+                flat |= {f"strategy.{name}.{inner}": deep for inner, deep in item.items()}
+            else:
+                flat[key if name == "name" else f"{key}.{name}"] = item
     return flat
 
 
@@ -221,6 +254,14 @@ def preset_names(group: str) -> list[str]:
     """The presets of a group."""
     folder = files("cl_framework.configs") / group
     return sorted(path.name[:-5] for path in folder.iterdir() if path.name.endswith(".yaml")) if folder.is_dir() else []
+
+
+def _without_strangers(values: Flat, given: Flat) -> Flat:
+    """A preset's values without the fields of a scenario, strategy or model that the command line replaces."""
+    replaced = [group for group in GROUPS if group in given and given[group] != values.get(group)]
+    parts = [f"strategy.{part}." for part in str(given.get("strategy", "")).split("+")]
+    return {key: value for key, value in values.items()
+            if key.partition(".")[0] not in replaced or key.startswith(tuple(parts))}
 
 
 def _of_same_model(base: Flat, model: str) -> Flat:
@@ -267,32 +308,49 @@ def _put(key: str, value: Any, sections: Mapping[str, _Section], shared: _Sectio
     return sections[head].put(rest, value)
 
 
+def _shown(value: Any) -> str:
+    """A value as the user wrote it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reason(error: OmegaConfBaseException, value: Any) -> str:
+    text = str(error.msg or error).splitlines()[0]
+    if "is not Optional" in text:
+        return "null is no value for it"
+    if "is not a ListConfig" in text:
+        return f"expected a list, e.g. [{_shown(value)}]"
+    return text
+
+
 class _Section:
     """One dataclass being filled in."""
 
     def __init__(self, prefix: str, schema: type[DataclassLike]) -> None:
         self.prefix = prefix
         self._names = [spec.name for spec in dataclasses.fields(schema) if spec.init]
+        schema_faults(schema)
         self._config = OmegaConf.structured(schema)
 
     def put(self, name: str, value: Any) -> list[str]:
         """Set a field; the faults, if any."""
         full = f"{self.prefix}.{name}" if self.prefix else name
-        if name.partition(".")[0] not in self._names:
+        first = name.partition(".")[0]
+        if first not in self._names or (first != name and not isinstance(self._config[first], DictConfig)):
             if not self.prefix:
                 return [unknown("key", full, [*self._names, *GROUPS, *SECTIONS, "experiment", "out", "launcher"])]
             return [unknown("key", full, [f"{self.prefix}.{known}" for known in self._names])]
         try:
             OmegaConf.update(self._config, name, value, merge=False)
         except OmegaConfBaseException as error:
-            reason = str(error.msg or error).splitlines()[0]
-            return [f"{full}={value}: {reason}"]
+            return [f"{full}={_shown(value)}: {_reason(error, value)}"]
         return []
 
     def build(self, faults: list[str]) -> Any:
         """The dataclass; its own complaints are added to the faults."""
         try:
             return OmegaConf.to_object(self._config)
+        except OmegaConfBaseException as error:
+            faults.append(f"{self.prefix}: {str(error.msg or error).splitlines()[0]}")
         except ConfigError as error:
             prefix = f"{self.prefix}." if self.prefix else ""
             faults += [f"{prefix}{fault.partition('.')[2]}" if fault.split(".")[0].isidentifier() and " " not in

@@ -46,5 +46,11 @@ class CheckpointError(ClfError):
     """No checkpoint of a run can be read."""
 
 
+class Stopped(ClfError):
+    """The operating system asked the process to end."""
+
+    exit_status = 143
+
+
 class Diverged(ClfError):
     """The loss or the weights are no longer finite."""

@@ -28,6 +28,19 @@ def answer(strategy: Strategy, model: Model, batch: Batch) -> Tensor:
         model.train(mode)
 
 
+def answer_online(strategy: Strategy, model: Model, batch: Batch) -> Tensor:
+    """The logits given for rows of an online stream before they are learned: the strategy may `adapt` to them.
+
+    The model is in evaluation mode and gradients are on; the mode is restored.
+    """
+    mode = model.training
+    model.eval()
+    try:
+        return strategy.adapt(model, model.preprocess(batch.raw)).detach()
+    finally:
+        model.train(mode)
+
+
 def evaluate(strategy: Strategy, model: Model, tests: Iterable[tuple[int, TestSet]], matrix: AccuracyMatrix,
              row: int) -> None:
     """Answer and score held-out rows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -42,6 +43,9 @@ def range_faults(instance: DataclassLike, owner: str) -> list[str]:
     for spec in dataclasses.fields(instance):
         value = vars(instance)[spec.name]
         if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            faults.append(f"{owner}.{spec.name} must be finite, got {value}")
             continue
         low, high = spec.metadata.get("low"), spec.metadata.get("high")
         if low is not None and not value >= low:

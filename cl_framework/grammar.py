@@ -24,6 +24,7 @@ _INT = re.compile(r"[+-]?\d+")
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 _WORDS = {"true": True, "false": False, "null": None}
 _BRACKETS = {"[": "]", "{": "}"}
+_MOST = 10_000
 OPTIONS = ("--help", "--version", "--debug")
 
 
@@ -90,6 +91,8 @@ def parse_values(text: str) -> list[Any]:
         first, last = int(span[1]), int(span[2])
         if last < first:
             raise ConfigError(f"the range {piece} is empty; write {last}..{first}")
+        if last - first >= _MOST:
+            raise ConfigError(f"the range {piece} has {last - first + 1} values; at most {_MOST} fit one command")
         values += range(first, last + 1)
     return values
 

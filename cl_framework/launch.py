@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from cl_framework.checkpoint import Vault
 from cl_framework.config import Job, from_tree
-from cl_framework.errors import ClfError
+from cl_framework.errors import ClfError, Stopped
 from cl_framework.files import write_json
 from cl_framework.observer import Observers
 from cl_framework.progress import progress_for
@@ -71,6 +72,7 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     finished = folder.summary()
     label = label_of(job)
     if finished is not None:
+        folder.check_data(open_stream(job).provenance)
         console.print(f"{label}: finished before, skipped ({folder.path})", highlight=False, soft_wrap=True)
         return finished
     torch.set_num_threads(job.hardware.threads)
@@ -112,8 +114,18 @@ def execute_all(jobs: Sequence[Job], out: Path, command: str, console: Console,
 def _attempt(job: Job, out: Path, command: str, console: Console) -> dict[str, Any] | Failure:
     try:
         return execute(job, out, command, console)
+    except Stopped:
+        raise
     except ClfError as error:
         return Failure(label_of(job), error)
+    except (Exception, SystemExit) as error:
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            raise
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else "?"
+        return Failure(label_of(job), ClfError(
+            f"{type(error).__name__}: {error} ({where}); `clf check strategy={job.name('strategy')}` may say why, "
+            "--debug shows the traceback"))
 
 
 def _in_worker(tree: dict[str, Any], out: Path, command: str) -> dict[str, Any] | Failure:

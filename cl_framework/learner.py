@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cl_framework.errors import Diverged
-from cl_framework.evaluate import answer
+from cl_framework.evaluate import answer_online
 from cl_framework.models import Model
 from cl_framework.observer import Cursor
 from cl_framework.recipe import Recipe
@@ -63,7 +63,7 @@ class Learner(L.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         self._optimizer = optimizer
-        self._params = [p for group in optimizer.param_groups for p in group["params"]]
+        self._params = list(self.model.parameters())
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self.online_hits = self.online_hits.to(self.device)
         self._on_start(optimizer)
@@ -82,7 +82,7 @@ class Learner(L.LightningModule):
 
     def _step(self, batch: Batch) -> Tensor:
         strategy, model = self.strategy, self.model
-        for parameter in self._params:
+        for parameter in self._params:  # all of the model's, also those that the optimizer leaves alone
             parameter.grad = None
         if self.is_online:
             self.online_hits += self._hits_before_learning(batch)
@@ -101,7 +101,7 @@ class Learner(L.LightningModule):
         return loss.detach()
 
     def _hits_before_learning(self, batch: Batch) -> Tensor:
-        logits, allowed = answer(self.strategy, self.model, batch), self.model.allowed(batch.task)
+        logits, allowed = answer_online(self.strategy, self.model, batch), self.model.allowed(batch.task)
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
         return (logits.argmax(1) == batch.y).sum()

@@ -53,6 +53,8 @@ def describe_class(cls: type) -> Card:
 
 def _card(name: str, path: str, module: str, tree: ast.Module, attribute: str) -> Card:
     node = _definition(tree, attribute)
+    if node is None:
+        raise ConfigError(f"there is no '{attribute}' in {module}")
     text = ast.get_docstring(node) if isinstance(node, ast.ClassDef | ast.FunctionDef) else _text_after(tree, node)
     fields = _fields(module, tree, node) if isinstance(node, ast.ClassDef) else {}
     return Card(name, path, (text or "").partition("\n")[0], text or "", ast.get_docstring(tree) or "",
@@ -63,11 +65,14 @@ def _card(name: str, path: str, module: str, tree: ast.Module, attribute: str) -
 def _parse(module: str) -> ast.Module:
     try:
         spec = find_spec(module)
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise ConfigError(f"there is no module '{module}'; is its package installed?")
-    return ast.parse(Path(spec.origin).read_text())
+    try:
+        return ast.parse(Path(spec.origin).read_text())
+    except SyntaxError as error:
+        raise ConfigError(f"{spec.origin} cannot be read: {error}") from error
 
 
 def _definition(tree: ast.Module, name: str) -> ast.stmt | None:

@@ -29,17 +29,29 @@ class Cursor:
     stream_step: int = 0
 
 
+def passes(cursor: Cursor, n_steps: int, every: int) -> bool:
+    """Whether the last `n_steps` steps went past a multiple of `every`; the same in a resumed run.
+
+    >>> passes(Cursor(stream_step=52), 4, 50), passes(Cursor(stream_step=60), 8, 50)
+    (True, False)
+    """
+    return cursor.stream_step // every > (cursor.stream_step - n_steps) // every
+
+
 class Observer:
     """Is told what happens and changes nothing. Every method may be left out."""
 
-    def started(self, info: StreamInfo, record: StreamRecord) -> None:
-        """A stream begins, or goes on with `record.n_done` experiences already learned."""
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
+        """A stream begins, or goes on at `cursor` with `record.n_done` experiences already learned."""
 
     def experience_started(self, experience: Experience, n_steps: int) -> None:
         """Training on `n_steps` batches begins."""
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Some batches were learned, with these losses."""
+
+    def saving(self, cursor: Cursor) -> None:
+        """A checkpoint is about to be written."""
 
     def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
         """Experience `index` is learned and evaluated; `own` are the strategy's figures."""
@@ -57,10 +69,15 @@ class Observers(Observer):
     def __init__(self, members: Sequence[Observer]) -> None:
         self._members = tuple(members)
 
-    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Tell each."""
         for member in self._members:
-            member.started(info, record)
+            member.started(info, record, cursor)
+
+    def saving(self, cursor: Cursor) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.saving(cursor)
 
     def experience_started(self, experience: Experience, n_steps: int) -> None:
         """Tell each."""

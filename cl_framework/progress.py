@@ -33,7 +33,7 @@ class Lines(Observer):
         self._console, self._label = console, label
         self._begun, self._first = time.monotonic(), 0
 
-    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Say what begins or goes on."""
         self._begun, self._first = time.monotonic(), record.n_done
         verb = f"goes on at experience {record.n_done + 1} of" if record.n_done else "learns"
@@ -60,7 +60,7 @@ class Bars(Observer):
         self._experience = TaskID(0)
         self._n, self._epoch_steps = 1, 1
 
-    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Show both bars."""
         self._n = info.n_experiences
         self._stream = self._bars.add_task(self._label, total=self._n, completed=record.n_done, note="")

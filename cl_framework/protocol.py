@@ -7,6 +7,8 @@ import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics,
 # isort: split
 import dataclasses
 import logging
+import math
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,13 +18,14 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
 from cl_framework import seeding
 from cl_framework.batches import Chunks
 from cl_framework.checkpoint import Vault
 from cl_framework.data import Dataset, TestSet
-from cl_framework.errors import ConfigError, Diverged
+from cl_framework.errors import ConfigError, Diverged, PluginError, Stopped
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, check_ranges
@@ -44,12 +47,12 @@ class Hardware:
 
     accelerator: str = "auto"
     """auto, cpu, gpu or another accelerator that Lightning knows."""
-    device: int = 0
+    device: int = bounded(0, low=0)
     """Index of the accelerator to use."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Floating-point precision; scaled float16 is left out, since strategies edit unscaled gradients."""
 
-    threads: int = bounded(1, low=1)
+    threads: int = bounded(1, low=1, high=1024)
     """Threads of torch on the CPU; 1 gives the same bits on machines with any number of cores."""
 
     def __post_init__(self) -> None:
@@ -62,7 +65,8 @@ class Hardware:
 
     def trainer(self) -> L.Trainer:
         """A fresh Trainer; Lightning's trains nothing on a second fit."""
-        devices: int | list[int] = 1 if self.accelerator in ("auto", "cpu") else [self.device]
+        is_cpu = self.accelerator == "cpu" or (self.accelerator == "auto" and not torch.cuda.is_available())
+        devices: int | list[int] = 1 if is_cpu else [self.device]
         try:
             with _quiet_lightning():
                 return self._trainer(devices)
@@ -112,8 +116,10 @@ def run_stream(strategy: Strategy, stream: Stream, model: Model, *, recipe: Reci
         Diverged: loss or weights are no longer finite.
     """
     with seeding.untouched(), _quiet_lightning():
-        return _Run(strategy, stream, model, recipe or Recipe(), seed, hardware or Hardware(), vault,
-                    observer or Observer()).run()
+        run = _Run(strategy, stream, model, recipe or Recipe(), seed, hardware or Hardware(), vault,
+                   observer or Observer())
+        with _repeatable(run.device):
+            return run.run()
 
 
 class _Run:
@@ -133,7 +139,7 @@ class _Run:
         self.cursor = Cursor()
         self.online_hits = 0
         self.device = hardware.trainer().strategy.root_device
-        self._stores: dict[int, Dataset] = {}
+        self._stores: dict[int, tuple[Dataset, Dataset]] = {}
         self._pending: dict[str, Any] | None = None
         self._saved_at = self._clock = time.monotonic()
 
@@ -143,7 +149,7 @@ class _Run:
         seeding.seed_all(self.seed, "setup")
         self.strategy.setup(self.model, self.info)
         self._take_up()
-        self.observer.started(self.info, self.record)
+        self.observer.started(self.info, self.record, self.cursor)
         for index in range(self.record.n_done, len(self.stream)):
             self._learn(self._given(self.stream[index]))
         self.observer.finished(self.record)
@@ -156,14 +162,17 @@ class _Run:
         return dataclasses.replace(experience, train=self._resident(experience.train), past=past)
 
     def _resident(self, data: Dataset) -> Dataset:
-        """The rows with their store on the device, if it fits into half of what is free; moved once."""
+        """The rows with their store on the device, if it fits into half of what is free; moved once.
+
+        The original is held beside the copy, so that its identity stays its own.
+        """
         if data.device == self.device or self.device.type != "cuda":
             return data
         if data.store_id() not in self._stores:
             if data.store_bytes > torch.cuda.mem_get_info(self.device)[0] // 2:
                 return data
-            self._stores[data.store_id()] = data.to(self.device)
-        return data.sharing(self._stores[data.store_id()])
+            self._stores[data.store_id()] = data, data.to(self.device)
+        return data.sharing(self._stores[data.store_id()][1])
 
     def _learn(self, experience: Experience) -> None:
         index, is_taken_up = experience.index, self._pending is not None
@@ -189,13 +198,14 @@ class _Run:
             yield index, TestSet(self._resident(test.data), test.classes, test.setting)
 
     def _evaluate(self, index: int, n_rows: int) -> None:
-        record, own = self.record, dict(self.strategy.metrics())
+        record = self.record
+        own = _numbers(self.strategy)
         stop = len(self.stream) if self.info.setting is Setting.DOMAIN else index + 1
         evaluate(self.strategy, self.model, self._tests(stop), self.matrix, index + 1)
         computed = self.matrix.compute()
         record.initial, record.accuracy = computed.initial, computed.accuracy
         record.task_accuracy = computed.task_accuracy
-        if self.info.is_online:
+        if self.info.is_online and n_rows == len(self.stream[index].train):
             record.online[index] = self.online_hits / max(n_rows, 1)
         record.strategy_metrics.append(own)
         record.memory_bytes = int(own.get("memory_bytes", 0))
@@ -223,6 +233,7 @@ class _Run:
             "record": {**self.record.state_dict(), "seconds": seconds}, "matrix": self.matrix.state_dict(),
             "online_hits": self.online_hits,
         }
+        self.observer.saving(self.cursor)
         self.vault.save(state, self.cursor.experience, self.cursor.stream_step)
         self._saved_at = time.monotonic()
 
@@ -256,6 +267,21 @@ class _Run:
     def pending_call(self) -> int:
         """The `train` call that was interrupted; -1 where nothing waits."""
         return -1 if self._pending is None else int(self._pending["cursor"]["call"])
+
+
+def _numbers(strategy: Strategy) -> dict[str, float]:
+    """The strategy's own figures; those that are not finite are left out.
+
+    Raises:
+        PluginError: one is no number.
+    """
+    own: dict[str, float] = {}
+    for name, value in strategy.metrics().items():
+        try:
+            own[name] = float(value)
+        except (TypeError, ValueError):
+            raise PluginError(f"metrics() give '{name}' as {value!r}; expected a number") from None
+    return {name: value for name, value in own.items() if math.isfinite(value)}
 
 
 class _Calls:
@@ -303,9 +329,41 @@ class _Calls:
         learner = Learner(run.strategy, run.model, run.recipe, run.cursor, steps_per_epoch=chunks.steps_per_epoch,
                           n_steps=chunks.n_steps, is_online=run.info.is_online, on_start=on_start, on_chunk=on_chunk)
         run.model.train()
-        run.hardware.trainer().fit(learner, train_dataloaders=chunks)
+        with _interruptible():
+            run.hardware.trainer().fit(learner, train_dataloaders=chunks)
         run.model.to(run.device)
         run.model.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C and SIGTERM back to the caller: Lightning turns them into an exit, of status 1 and 0."""
+    try:
+        yield
+    except SIGTERMException:
+        raise Stopped("stopped by SIGTERM; give the same command again, the run goes on from its last checkpoint"
+                      ) from None
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On a GPU, choose kernels that give the same bits each time, and warn of an operation that has none."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from cl_framework.errors import ConfigError
 from cl_framework.fields import bounded, check_ranges, tunable
 
 
@@ -30,7 +31,7 @@ class Recipe:
     """L2 penalty of the optimizer (decoupled for adamw)."""
     epochs: int = bounded(1, low=1)
     """Passes over an experience; 1 where the stream is online."""
-    batch_size: int = bounded(128, low=1)
+    batch_size: int = bounded(128, low=1, high=2**40)
     """Rows of one step."""
     scheduler: Literal["constant", "cosine", "step"] = "constant"
     """Learning rate over one experience: cosine to 0, or times `decay` at each milestone."""
@@ -38,13 +39,25 @@ class Recipe:
     """Fractions of the experience's steps at which scheduler=step decays."""
     decay: float = bounded(0.1, low=0.0, high=1.0)
     """Factor at a milestone."""
-    clip: float | None = bounded(None, low=0.0)
+    clip: float | None = bounded(None, low=1e-12)
     """Largest gradient norm; none when null."""
     checkpoint_every: float = bounded(120.0, low=0.0)
     """Seconds between checkpoints inside an experience; one is written after every experience in any case."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        faults = []
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0.0):
+            faults.append("Recipe.nesterov needs optimizer=sgd and a momentum above 0; set train.momentum=0.9")
+        if self.momentum and self.optimizer != "sgd":
+            faults.append(f"Recipe.momentum is of sgd alone, not of {self.optimizer}; set train.optimizer=sgd")
+        if self.scheduler == "step" and not self.milestones:
+            faults.append("Recipe.milestones is empty, so scheduler=step would never decay; set e.g. "
+                          "train.milestones=[0.5,0.75]")
+        if any(not 0.0 < fraction < 1.0 for fraction in self.milestones):
+            faults.append(f"Recipe.milestones are fractions between 0 and 1, got {self.milestones}")
+        if faults:
+            raise ConfigError(faults)
 
     def optimizer_for(self, params: Iterable[nn.Parameter]) -> Optimizer:
         """A fresh optimizer over `params`, in torch's fused form (one kernel for all parameters)."""

@@ -5,7 +5,7 @@ R[i, j] is the accuracy on experience j after learning experience i, both from 0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -160,6 +160,10 @@ class AccuracyMatrix(torchmetrics.Metric):
         self.hits[row].index_add_(0, columns, hits.long())
         self.task_hits[row].index_add_(0, columns, task_hits.long())
         self.totals[row].index_add_(0, columns, torch.ones_like(columns))
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """As it is: torchmetrics would take the axes of a stream of one experience away."""
+        return compute
 
     def compute(self) -> Accuracies:
         """Accuracies on the CPU, NaN where nothing was counted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Collection
 from functools import cache
@@ -55,6 +56,8 @@ def find(kind: str, name: str) -> EntryPoint:
         ConfigError: there is no such plugin.
     """
     if ":" in name:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+            raise ConfigError(f"{kind} '{name}' is no path; write package.module:Class")
         return EntryPoint(name=name, value=name, group=GROUPS[kind])
     known = plugins(kind)
     if name not in known:
@@ -77,7 +80,7 @@ def load(kind: str, name: str) -> Any:
                           "the folder you stand in?") from error
     except AttributeError as error:
         raise ConfigError(f"{kind} '{name}' does not exist: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"{kind} '{name}' fails when it is imported: {type(error).__name__}: {error}") from error
     if kind in _CONTRACTS:
         verify(kind, name, plugin)

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import yaml
 
-from cl_framework.config import Job, from_tree
+from cl_framework.config import Job, from_tree, hash_of
 from cl_framework.errors import ConfigError
 from cl_framework.files import write_atomic, write_json
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
-from cl_framework.observer import Cursor, Observer
+from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.types import StreamInfo
 
 _PACKAGES = ("torch", "lightning", "torchmetrics", "avalanche-lib", "omegaconf", "wandb", "numpy", "cl-framework")
@@ -48,7 +48,9 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """What a finished run says of itself; None while it is not finished."""
         try:
-            summary: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+            summary = json.loads((self.path / "summary.json").read_text())
+            if not isinstance(summary, dict):
+                raise ValueError("it holds no object")
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -68,11 +70,27 @@ class RunFolder:
         except FileNotFoundError:
             raise ConfigError(f"{self.path} is no run folder: it has no config.yaml; give run=PATH of a folder that "
                               "ends in seed<k>") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} cannot be read: {error}") from error
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} cannot be read ({error}); remove it and give the run's own command again, its "
+                              "checkpoints are kept") from error
         if not isinstance(tree, dict):
-            raise ConfigError(f"{file} holds no configuration; start the run again with clf train")
-        return from_tree(tree)
+            raise ConfigError(f"{file} holds no configuration; remove it and give the run's own command again, its "
+                              "checkpoints are kept")
+        try:
+            return from_tree(tree)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{file} was changed and holds no whole configuration any more ({error!r}); remove it "
+                              "and give the run's own command again, its checkpoints are kept") from error
+
+    def was_renumbered(self, job: Job) -> bool:
+        """Whether the folder is named after its own configuration, which today's clf reads as another one."""
+        own = hash_of(yaml.safe_load((self.path / "config.yaml").read_text()))
+        return own == self.path.resolve().parent.name != job.hash
+
+    def command(self) -> str:
+        """The command that began the run."""
+        file = self.path / "command.txt"
+        return file.read_text().strip() if file.exists() else "clf train"
 
     def prepare(self, job: Job, command: str, device: str, data: Mapping[str, str]) -> str:
         """Write what identifies the run; the W&B run id, which a resumed run keeps.
@@ -83,17 +101,35 @@ class RunFolder:
         if (self.path / "config.yaml").exists() and self.job().hash != job.hash:
             raise ConfigError(f"{self.path} holds a run of another configuration (its config.yaml was changed?); "
                               "choose another folder with out=DIR, or remove it")
+        self.check_data(data)
         environment = self._environment(device, data)
         write_atomic(self.path / "config.yaml", job.yaml())
-        write_atomic(self.path / "command.txt", command + "\n")
+        if not (self.path / "command.txt").exists():
+            write_atomic(self.path / "command.txt", command + "\n")
         write_json(self.path / "environment.json", environment)
         return str(environment["wandb_id"])
 
-    def _environment(self, device: str, data: Mapping[str, str]) -> dict[str, Any]:
+    def check_data(self, data: Mapping[str, str]) -> None:
+        """Refuse to go on, or to show numbers, with other data than the run was begun on.
+
+        Raises:
+            ConfigError: shows both digests.
+        """
+        known = self._noted().get("data", data)
+        if known != dict(data):
+            raise ConfigError(f"{self.path} was begun on other data ({known}, now {dict(data)}); put the old files "
+                              "back, or choose another folder with out=DIR")
+
+    def _noted(self) -> dict[str, Any]:
+        """What environment.json holds; nothing where there is none."""
         try:
-            run_id = json.loads((self.path / "environment.json").read_text())["wandb_id"]
-        except (OSError, ValueError, KeyError):
-            run_id = uuid.uuid4().hex[:12]
+            noted = json.loads((self.path / "environment.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    def _environment(self, device: str, data: Mapping[str, str]) -> dict[str, Any]:
+        run_id = str(self._noted().get("wandb_id") or uuid.uuid4().hex[:12])
         return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
                 "device": device, "threads": torch.get_num_threads(), "git_commit": git_commit(),
                 "packages": {name: version(name) for name in _PACKAGES}, "data": dict(data), "wandb_id": run_id}
@@ -105,8 +141,13 @@ class RunFolder:
         Raises:
             ConfigError: another process is running it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(f"cannot use {self.path}: {error.strerror}; choose another folder with out=DIR"
+                              ) from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -119,19 +160,27 @@ class Writer(Observer):
     """Keeps metrics.jsonl, accuracy.csv and steps.csv of a run; rewritten from the record, so a resume loses none."""
 
     def __init__(self, folder: RunFolder, every: int) -> None:
-        self._path, self._every, self._next = folder.path, every, 0
-        self._steps: list[tuple[int, int, int, float]] = []
+        self._path, self._every = folder.path, every
+        self._steps: list[list[str]] = []
 
-    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Drop what a killed run wrote beyond its last checkpoint."""
+        file = self._path / "steps.csv"
+        if file.exists():
+            rows = csv.reader(file.read_text(errors="replace").replace("\0", "").splitlines()[1:])
+            self._steps = [row for row in rows if len(row) == 4 and row[0].isdecimal()
+                           and int(row[0]) <= cursor.stream_step]
         self._write(record)
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Note the mean loss of a chunk, now and then."""
-        if cursor.stream_step >= self._next:
-            self._next = cursor.stream_step + self._every
-            mean = sum(losses) / len(losses)
-            self._steps.append((cursor.stream_step, cursor.experience, cursor.epoch, mean))
+        if passes(cursor, len(losses), self._every):
+            place = (cursor.stream_step, cursor.experience, cursor.epoch)
+            self._steps.append([*(str(value) for value in place), repr(sum(losses) / len(losses))])
+
+    def saving(self, cursor: Cursor) -> None:
+        """Losses up to a checkpoint are on the disk before it is."""
+        self._write_steps()
 
     def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
         """Write everything measured so far."""
@@ -151,16 +200,9 @@ class Writer(Observer):
         self._write_steps()
 
     def _write_steps(self) -> None:
-        file = self._path / "steps.csv"
-        first = self._steps[0][0] if self._steps else None
-        old: list[list[str]] = []
-        if file.exists():
-            old = [row for row in csv.reader(file.read_text().splitlines()[1:]) if len(row) == 4]
-            old = [row for row in old if first is None or int(row[0]) < first]
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerows([("stream_step", "experience", "epoch", "loss"), *old, *self._steps])
-        write_atomic(file, table.getvalue())
+        csv.writer(table, lineterminator="\n").writerows([("stream_step", "experience", "epoch", "loss"), *self._steps])
+        write_atomic(self._path / "steps.csv", table.getvalue())
 
 
 def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from cl_framework.listing import describe_class
 from cl_framework.registry import verify
 from cl_framework.scenario import Scenario, Stream
 from cl_framework.seeding import capture
-from cl_framework.types import Need, Phase, Setting
+from cl_framework.types import Need, Phase, Setting, n_rows
 
 _DUPLICATES = 0.01
 """Share of held-out rows that may equal a training row by accident of the data."""
@@ -87,12 +87,15 @@ def is_re_iterable(scenario: Scenario) -> None:
 
 
 def same_seed_same_stream(scenario: Scenario) -> None:
-    """The order seed alone decides the stream, and opening it leaves the global generators alone."""
+    """The order seed, and nothing else, decides the order; opening leaves the global generators alone."""
     before = capture()
     first, second = _print(_open(scenario, order_seed=3)), _print(_open(scenario, order_seed=3))
     after = capture()
     assert first == second, "the same order_seed gives another stream"
     assert torch.equal(before["torch"], after["torch"]), "opening the stream draws from torch's global generator"
+    orders = {tuple(experience.class_names for experience in _open(scenario, order_seed=seed)) for seed in range(6)}
+    n_classes = _open(scenario).info.n_classes
+    assert len(orders) > 1 or n_classes < 4, "six order seeds give one and the same order"
 
 
 def labels_lie_within_classes(scenario: Scenario) -> None:
@@ -103,7 +106,8 @@ def labels_lie_within_classes(scenario: Scenario) -> None:
             labels = set(data.y.unique().tolist())
             assert labels <= set(experience.classes), f"{name} labels {labels} are not among {experience.classes}"
         assert set(experience.train.y.unique().tolist()) == set(experience.classes), "a class has no training row"
-        assert min(experience.classes) <= seen + 1, "labels are not numbered in order of appearance"
+        new = {label for label in experience.classes if label > seen}
+        assert new == set(range(seen + 1, seen + 1 + len(new))), "labels are not numbered in order of appearance"
         seen = max(seen, *experience.classes)
 
 
@@ -145,12 +149,17 @@ def experiences_refer_to_nothing_else(scenario: Scenario) -> None:
     experience = dataclasses.replace(stream[0], past=None)
     todo: list[object] = [experience]
     seen: set[int] = set()
+    held_out = _digests(stream.test(0).data)
     while todo and len(seen) < 100_000:
         item = todo.pop()
         if id(item) in seen or isinstance(item, type | types.ModuleType | types.FunctionType):
             continue
         seen.add(id(item))
         assert not isinstance(item, Stream | Scenario), f"an experience leads to a {type(item).__name__}"
+        if isinstance(item, Dataset):
+            whole = Dataset(item._raw, torch.zeros(n_rows(item._raw), dtype=torch.int64))
+            shared = len(_digests(whole) & held_out) / max(len(held_out), 1)
+            assert shared <= _DUPLICATES, f"{shared:.1%} of the held-out rows lie in a store of training rows"
         todo += gc.get_referents(item)
 
 

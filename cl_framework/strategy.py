@@ -117,7 +117,8 @@ class Strategy:
         raise PluginError(f"{type(self).__name__} does not answer text; use a strategy that defines `respond`")
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
-        """Learn from unlabelled test rows and return the logits given for them. By default `predict` alone."""
+        """Learn from unlabelled rows and return the logits given for them; called on an online stream, for each batch
+        before it is learned, in evaluation mode with gradients on. By default `predict` alone."""
         return self.predict(model, x, None)
 
     # persistence

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cl_framework.config import Job
 from cl_framework.metrics import StreamRecord
-from cl_framework.observer import Cursor, Observer
+from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.types import StreamInfo
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class _Tracker(Observer):
     label = ""
 
     def __init__(self, job: Job) -> None:
-        self._job, self._every, self._next, self._is_on = job, job.tracking.every, 0, True
+        self._job, self._every, self._is_on = job, job.tracking.every, True
 
     def put(self, values: Mapping[str, float], step: int) -> None:
         """Write named numbers at a step of their axis."""
@@ -74,8 +74,7 @@ class _Tracker(Observer):
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Log the mean loss of a chunk, now and then."""
-        if cursor.stream_step >= self._next:
-            self._next = cursor.stream_step + self._every
+        if passes(cursor, len(losses), self._every):
             values = {"train/loss": sum(losses) / len(losses), "stream/step": cursor.stream_step,
                       "train/experience": cursor.experience}
             self.guard(lambda: self.put(values, cursor.stream_step))
@@ -99,7 +98,7 @@ class Wandb(_Tracker):
         self._folder, self._id, self._mode = folder, run_id, mode
         self._run: Any = None
 
-    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Open the run and name the axis of each group of panels."""
         self.guard(self._open)
 
@@ -143,7 +142,7 @@ class TensorBoard(_Tracker):
         self._folder = folder
         self._logger: Any = None
 
-    def started(self, info: StreamInfo, record: StreamRecord) -> None:
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Open the event file."""
         self.guard(self._open)
 

@@ -115,9 +115,15 @@ def read_npz(path: Path) -> Labelled:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name in {"x", "y", "x_test", "y_test"}}
+            arrays = {name: file[name] for name in file.files}
     except Exception as error:  # numpy's and zip's readers fail in many ways
-        raise DataError(f"{path} is no readable .npz file ({error})") from None
+        is_pickled = "allow_pickle" in str(error) and path.suffix == ".npz"
+        reason = "arrays of Python objects are refused" if is_pickled else "it is damaged, or of another kind"
+        raise DataError(f"{path} is no readable .npz file: {reason}; write it with np.savez(path, x=x, y=y)") from None
+    strangers = sorted(set(arrays) - {"x", "y", "x_test", "y_test"})
+    if strangers:
+        raise DataError(f"{path} holds the array {strangers[0]!r}, which has no meaning here; the names are x, y, "
+                        "x_test and y_test: np.savez(path, x=x, y=y)")
     for names in (("x", "y"), ("x_test", "y_test")):
         missing = [name for name in names if name not in arrays]
         if missing and (names[0] == "x" or len(missing) == 1):
@@ -144,5 +150,9 @@ def _class_folders(path: Path) -> tuple[Bytes, NDArray[Any]]:
     if not files:
         raise DataError(f"{path} holds no images; expected one folder a class with images in it, "
                         f"such as {path}/cat/1.png, or such folders below train/ and test/")
+    empty = [folder.name for folder in sorted(path.iterdir())
+             if folder.is_dir() and folder.name not in {file.parent.name for file in files}]
+    if empty:
+        raise DataError(f"the class folder {empty[0]!r} of {path} holds no images; fill or remove it")
     images = _stack([str(file) for file in files], lambda name: Path(name).read_bytes())
     return images, np.array([file.parent.name for file in files])

@@ -90,6 +90,9 @@ def _is_disjoint(classic: Classic) -> bool:
 
 
 def _setting(classic: Classic) -> Setting:
+    if 1 < len(set(classic.tasks)) < len(classic.tasks):
+        raise ConfigError("this benchmark gives one task label to several experiences, which cannot be told from new "
+                          "tasks here; take a benchmark with one task an experience, or without task labels")
     if len(set(classic.tasks)) > 1:
         return Setting.TASK
     classes = _classes(classic)

@@ -96,10 +96,11 @@ def hold_out(y: NDArray[np.int64], fraction: float, names: tuple[str, ...]) -> N
 
 def _as_rows(x: NDArray[Any], name: str) -> NDArray[Any]:
     """Images as [N, C, H, W] and vectors as [N, D]; uint8 or float32."""
-    if x.ndim < 2 or len(x) == 0:
+    if x.ndim not in (2, 3, 4) or x.size == 0:
         raise DataError(f"{name} has shape {x.shape}; expected vectors [N, D] or images [N, H, W] or [N, H, W, C]")
     if x.dtype.kind == "f":
-        x = x.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32, copy=False)
         if not np.isfinite(x).all():
             raise DataError(f"{name} holds values that are not finite; remove or replace them")
     elif x.dtype != np.uint8:
@@ -115,7 +116,8 @@ def _as_rows(x: NDArray[Any], name: str) -> NDArray[Any]:
 def _as_labels(y: NDArray[Any], n_rows: int, name: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """The sorted names of the classes, and for each row the position of its name."""
     if y.ndim != 1 or y.dtype.kind not in "iuUb":
-        raise DataError(f"{name} is of {y.dtype} with shape {y.shape}; expected one integer or string per row")
+        raise DataError(f"{name} is of {y.dtype} with shape {y.shape}; expected one integer or string per row: "
+                        f"{name}.ravel().astype('int64')")
     if len(y) != n_rows:
         raise DataError(f"{name} has {len(y)} labels for {n_rows} rows")
     values, positions = np.unique(y, return_inverse=True)

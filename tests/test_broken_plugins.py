@@ -349,7 +349,11 @@ class Sound(Scenario):
     """A scenario without faults, to be broken below."""
 
     def open(self, phase, order_seed):
-        return Toy(sizes=(2, 2), seed=1 if phase is Phase.EVALUATION else 0).open()
+        stream = Toy(sizes=(2, 2), seed=1 if phase is Phase.EVALUATION else 0).open()
+        names = torch.randperm(4, generator=torch.Generator().manual_seed(order_seed or 0)).tolist()
+        parts = [dataclasses.replace(part, class_names=tuple(str(names[label]) for label in part.classes))
+                 for part in stream._parts]
+        return ResidentStream(stream.info, parts)
 
 
 def rebuilt(stream, **changes):
