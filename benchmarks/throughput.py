@@ -34,8 +34,9 @@ from safetensors.torch import load_file, save_file
 
 from cl_framework.data import Dataset
 from cl_framework.files import write_json
+from cl_framework.hardware import Hardware
 from cl_framework.models import MLP, Architecture, Model
-from cl_framework.protocol import Hardware, build_model, run_stream
+from cl_framework.protocol import build_model, run_stream
 from cl_framework.recipe import Recipe
 from cl_framework.resnets import SlimResNet18
 from cl_framework.runs import git_commit

@@ -6,15 +6,17 @@ import io
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
 from cl_framework import __version__
-from cl_framework.errors import ClfError, ConfigError
+from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.grammar import Command, parse
 from cl_framework.registry import GROUPS, find, plugins, see_current_folder, unknown
 
@@ -36,7 +38,7 @@ Options: --help --version --debug
 """
 
 _MOST_JOBS = 10_000
-_RECIPES = {"train": "cl_framework.recipe:Recipe", "trainer": "cl_framework.protocol:Hardware",
+_RECIPES = {"train": "cl_framework.recipe:Recipe", "trainer": "cl_framework.hardware:Hardware",
             "track": "cl_framework.config:Tracking"}
 
 
@@ -62,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("clf: interrupted; give the same command again, the run goes on from its last checkpoint",
               file=sys.stderr)
         return 130
+    except Stopped as stopped:
+        print("clf: stopped by SIGTERM; give the same command again, the run goes on from its last checkpoint",
+              file=sys.stderr)
+        return stopped.exit_status
     except SystemExit as error:
         print(f"clf: something called sys.exit({error.code}); finished work is kept", file=sys.stderr)
         return 1
@@ -150,7 +156,11 @@ def _execute_all(jobs: Sequence[Any], out: Path, command: Command, workers: int)
     if any(job.tracking.wandb == "auto" and wandb_mode("auto") == "disabled" for job in jobs):
         progress.print(HINT, highlight=False, soft_wrap=True)
     line = " ".join(["clf", command.verb, *(f"{key}={_text(values)}" for key, values in command.values.items())])
-    summaries, failures = execute_all(jobs, out, line, progress, workers)
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        summaries, failures = execute_all(jobs, out, line, progress, workers)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if len(summaries) == 1:
         console.print(run_table(summaries[0]))
     elif summaries:
@@ -158,6 +168,10 @@ def _execute_all(jobs: Sequence[Any], out: Path, command: Command, workers: int)
     for failure in failures:
         print("\n".join(f"clf: {failure.label}: {text}" for text in str(failure.error).splitlines()), file=sys.stderr)
     return max((failure.error.exit_status for failure in failures), default=0)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped
 
 
 def _text(values: Sequence[Any]) -> str:
@@ -180,8 +194,9 @@ def _resume(command: Command) -> int:
         raise ConfigError(f"{path} was written by another version of clf, whose configuration has other fields; "
                           f"start it anew: {folder.command()}")
     if RunFolder.of(job, out).path != folder.path.resolve():
-        raise ConfigError(f"{path} does not fit its config.yaml, which belongs to "
-                          f"{RunFolder.of(job, Path()).path}; put the folder back where it was, or start anew")
+        raise ConfigError(f"{path} does not fit its config.yaml, which belongs to {RunFolder.of(job, Path()).path}: "
+                          "the file, the folder's place, or the code of a plugin named by its path has changed; undo "
+                          "that, or start anew")
     return _execute_all([job], out, command, 1)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -22,16 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from cl_framework.chain import Chain
 from cl_framework.errors import ConfigError, PluginError
 from cl_framework.fields import DataclassLike, bounded, check_ranges
+from cl_framework.hardware import Hardware
 from cl_framework.models import Architecture
-from cl_framework.protocol import Hardware
+from cl_framework.presets import Flat, preset
 from cl_framework.recipe import Recipe
 from cl_framework.registry import load, plugins, unknown
 from cl_framework.scenario import Scenario
 from cl_framework.strategy import Strategy
 from cl_framework.types import Phase
-
-Flat = dict[str, Any]
-"""Dotted keys and their values."""
 
 
 @dataclass(kw_only=True)
@@ -106,8 +104,14 @@ class Job:
 
     @property
     def hash(self) -> str:
-        """Equal for runs that differ in the seed, the tracking or the checkpoint interval alone."""
-        return hash_of(self.tree)
+        """Equal for runs that differ in the seed, the tracking or the checkpoint interval alone.
+
+        The source of a plugin that is named by its path counts too, since it changes while it is being written.
+        """
+        made = (self.scenario, self.architecture, *self.strategy.parts())
+        own = {type(item).__module__: _source_digest(type(item)) for item in made
+               if any(f"{type(item).__module__}:" in self.name(group) for group in GROUPS)}
+        return hash_of({**self.tree, "code": own} if own else self.tree)
 
     def yaml(self) -> str:
         """The whole configuration as YAML."""
@@ -123,6 +127,10 @@ def hash_of(tree: Mapping[str, Any]) -> str:
             branch = branch.get(key, {})
         branch.pop(last, None)
     return hashlib.sha256(json.dumps(copy, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _source_digest(cls: type) -> str:
+    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
 
 
 def schema_faults(cls: type[DataclassLike]) -> None:
@@ -222,38 +230,6 @@ def from_tree(tree: Mapping[str, Any]) -> Job:
         else:
             flat[key] = value
     return resolve(flat)
-
-
-@cache
-def _preset_text(group: str, name: str) -> str | None:
-    path = files("cl_framework.configs") / group / f"{name}.yaml"
-    return path.read_text() if path.is_file() else None
-
-
-def preset(group: str, name: str, *, must_exist: bool = False) -> Flat:
-    """The values of `configs/<group>/<name>.yaml` as dotted keys; none where there is no such file."""
-    text = _preset_text(group, name)
-    if text is None:
-        if must_exist:
-            raise ConfigError(unknown(group, name, preset_names(group)))
-        return {}
-    flat: Flat = {}
-    for key, value in (yaml.safe_load(text) or {}).items():
-        if not isinstance(value, dict):
-            flat[key] = value
-            continue
-        for name, item in value.items():
-            if key == "strategy" and isinstance(item, dict):
-                flat |= {f"strategy.{name}.{inner}": deep for inner, deep in item.items()}
-            else:
-                flat[key if name == "name" else f"{key}.{name}"] = item
-    return flat
-
-
-def preset_names(group: str) -> list[str]:
-    """The presets of a group."""
-    folder = files("cl_framework.configs") / group
-    return sorted(path.name[:-5] for path in folder.iterdir() if path.name.endswith(".yaml")) if folder.is_dir() else []
 
 
 def _without_strangers(values: Flat, given: Flat) -> Flat:

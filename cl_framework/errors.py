@@ -46,8 +46,8 @@ class CheckpointError(ClfError):
     """No checkpoint of a run can be read."""
 
 
-class Stopped(ClfError):
-    """The operating system asked the process to end."""
+class Stopped(SystemExit):
+    """The operating system asked the process to end. No handler of failures holds it up."""
 
     exit_status = 143
 

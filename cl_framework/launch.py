@@ -19,7 +19,7 @@ from cl_framework.errors import ClfError, Stopped
 from cl_framework.files import write_json
 from cl_framework.observer import Observers
 from cl_framework.progress import progress_for
-from cl_framework.protocol import build_model, check_needs, run_stream
+from cl_framework.protocol import build_model, check_needs, check_recipe, run_stream
 from cl_framework.runs import RunFolder, Writer, summarise
 from cl_framework.scenario import Stream
 from cl_framework.tracking import trackers
@@ -54,6 +54,8 @@ def check_job(job: Job) -> None:
     """
     info = open_stream(job).info
     check_needs(job.strategy, info)
+    check_recipe(job.recipe, info)
+    job.hardware.trainer()
     build_model(job.architecture, info, 0)
 
 

@@ -125,9 +125,12 @@ def _inherited(module: str, tree: ast.Module, name: str) -> dict[str, Field]:
     if isinstance(node, ast.ClassDef):
         return _fields(module, tree, node)
     for statement in tree.body:
-        if isinstance(statement, ast.ImportFrom) and any(alias.name == name for alias in statement.names):
+        if not isinstance(statement, ast.ImportFrom):
+            continue
+        original = next((alias.name for alias in statement.names if (alias.asname or alias.name) == name), None)
+        if original is not None:
             home = resolve_name("." * statement.level + (statement.module or ""), module.rpartition(".")[0])
-            return _inherited(home, _parse(home), name) if "." in home else {}
+            return _inherited(home, _parse(home), original) if "." in home else {}
     return {}
 
 

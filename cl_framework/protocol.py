@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
-
-# isort: split
 import dataclasses
-import logging
 import math
-import signal
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
 from cl_framework import seeding
 from cl_framework.batches import Chunks
 from cl_framework.checkpoint import Vault
 from cl_framework.data import Dataset, TestSet
-from cl_framework.errors import ConfigError, Diverged, PluginError, Stopped
+from cl_framework.errors import ConfigError, Diverged, PluginError
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
-from cl_framework.fields import bounded, check_ranges
+from cl_framework.hardware import Hardware, interruptible, quiet_lightning, repeatable
 from cl_framework.learner import Learner, finite_weights
 from cl_framework.metrics import AccuracyMatrix, StreamRecord
 from cl_framework.models import Architecture, Model
@@ -39,44 +29,6 @@ from cl_framework.strategy import Strategy
 from cl_framework.types import Need, Setting, StreamInfo
 
 _CHUNK = 16
-
-
-@dataclass(kw_only=True)
-class Hardware:
-    """Where training runs: `trainer.*` on the command line, handed to Lightning's Trainer."""
-
-    accelerator: str = "auto"
-    """auto, cpu, gpu or another accelerator that Lightning knows."""
-    device: int = bounded(0, low=0)
-    """Index of the accelerator to use."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Floating-point precision; scaled float16 is left out, since strategies edit unscaled gradients."""
-
-    threads: int = bounded(1, low=1, high=1024)
-    """Threads of torch on the CPU; 1 gives the same bits on machines with any number of cores."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    def describe(self) -> str:
-        """The device in words."""
-        device = self.trainer().strategy.root_device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-    def trainer(self) -> L.Trainer:
-        """A fresh Trainer; Lightning's trains nothing on a second fit."""
-        is_cpu = self.accelerator == "cpu" or (self.accelerator == "auto" and not torch.cuda.is_available())
-        devices: int | list[int] = 1 if is_cpu else [self.device]
-        try:
-            with _quiet_lightning():
-                return self._trainer(devices)
-        except Exception as error:
-            raise ConfigError(f"trainer.accelerator={self.accelerator} cannot be used here: {error}") from error
-
-    def _trainer(self, devices: int | list[int]) -> L.Trainer:
-        return L.Trainer(accelerator=self.accelerator, devices=devices, precision=self.precision, max_epochs=1,
-                         logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                         enable_model_summary=False, num_sanity_val_steps=0)
 
 
 def check_needs(strategy: Strategy, info: StreamInfo) -> None:
@@ -91,6 +43,17 @@ def check_needs(strategy: Strategy, info: StreamInfo) -> None:
         offered = ", ".join(sorted(info.offers)) or "nothing"
         raise ConfigError(f"{name} needs {', '.join(missing)}, but the scenario offers {offered}; choose another "
                           "scenario (task labels: scenario.incremental=task) or another strategy")
+
+
+def check_recipe(recipe: Recipe, info: StreamInfo) -> None:
+    """Refuse several epochs on an online stream.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    if info.is_online and recipe.epochs != 1:
+        raise ConfigError(f"an online stream shows every row once, but train.epochs is {recipe.epochs}; "
+                          "set train.epochs=1 or scenario.is_online=false")
 
 
 def build_model(architecture: Architecture, info: StreamInfo, seed: int) -> Model:
@@ -115,10 +78,10 @@ def run_stream(strategy: Strategy, stream: Stream, model: Model, *, recipe: Reci
         ConfigError: strategy, recipe and stream do not go together.
         Diverged: loss or weights are no longer finite.
     """
-    with seeding.untouched(), _quiet_lightning():
+    with seeding.untouched(), quiet_lightning():
         run = _Run(strategy, stream, model, recipe or Recipe(), seed, hardware or Hardware(), vault,
                    observer or Observer())
-        with _repeatable(run.device):
+        with repeatable(run.device):
             return run.run()
 
 
@@ -129,9 +92,7 @@ class _Run:
                  hardware: Hardware, vault: Vault | None, observer: Observer) -> None:
         self.info = dataclasses.replace(stream.info, seed=seed)
         check_needs(strategy, self.info)
-        if self.info.is_online and recipe.epochs != 1:
-            raise ConfigError(f"an online stream shows every row once, but train.epochs is {recipe.epochs}; "
-                              "set train.epochs=1 or scenario.is_online=false")
+        check_recipe(recipe, self.info)
         self.strategy, self.stream, self.model, self.recipe = strategy, stream, model, recipe
         self.seed, self.hardware, self.vault, self.observer = seed, hardware, vault, observer
         self.record = StreamRecord(n_experiences=len(stream))
@@ -329,54 +290,7 @@ class _Calls:
         learner = Learner(run.strategy, run.model, run.recipe, run.cursor, steps_per_epoch=chunks.steps_per_epoch,
                           n_steps=chunks.n_steps, is_online=run.info.is_online, on_start=on_start, on_chunk=on_chunk)
         run.model.train()
-        with _interruptible():
+        with interruptible():
             run.hardware.trainer().fit(learner, train_dataloaders=chunks)
         run.model.to(run.device)
         run.model.zero_grad(set_to_none=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Give Ctrl-C and SIGTERM back to the caller: Lightning turns them into an exit, of status 1 and 0."""
-    try:
-        yield
-    except SIGTERMException:
-        raise Stopped("stopped by SIGTERM; give the same command again, the run goes on from its last checkpoint"
-                      ) from None
-    except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
-
-
-@contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """On a GPU, choose kernels that give the same bits each time, and warn of an operation that has none."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's hints: the loader is resident on purpose, and each experience has its own Trainer."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

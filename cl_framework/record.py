@@ -162,8 +162,16 @@ class AccuracyMatrix(torchmetrics.Metric):
         self.totals[row].index_add_(0, columns, torch.ones_like(columns))
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """As it is: torchmetrics would take the axes of a stream of one experience away."""
-        return compute
+        """As torchmetrics wraps it, but a stream of one experience keeps its axes."""
+        wrapped = super()._wrap_compute(compute)
+
+        def unsqueezed() -> Accuracies:
+            n = len(self.totals) - 1
+            initial, accuracy, task_initial, task_accuracy = wrapped()
+            return Accuracies(initial.reshape(n), accuracy.reshape(n, n), task_initial.reshape(n),
+                              task_accuracy.reshape(n, n))
+
+        return unsqueezed
 
     def compute(self) -> Accuracies:
         """Accuracies on the CPU, NaN where nothing was counted."""

@@ -211,7 +211,8 @@ def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
         "scenario": job.name("scenario"), "strategy": job.name("strategy"), "model": job.name("model"),
         "seed": job.seed, "order_seed": job.order_seed, "phase": job.phase.value, "protocol": "single-phase",
         "config_hash": job.hash, "git_commit": git_commit(),
-        "metrics": {**{f"strategy/{name}": value for name, value in record.strategy_metrics[-1].items()},
+        "metrics": {**{f"strategy/{name}": value for name, value in record.strategy_metrics[-1].items()
+                       if name != "memory_bytes"},
                     **compute_all(record, installed_metrics())},
         "accuracy_matrix": _nullable(record.accuracy), "task_accuracy_matrix": _nullable(record.task_accuracy),
         "seconds": float(record.seconds.sum()), "status": "finished",

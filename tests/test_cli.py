@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from cl_framework import cli
+from cl_framework import cli, launch
 
 FAST = ["scenario=split_digits", "train.epochs=1", "track.wandb=disabled"]
 
@@ -272,3 +272,49 @@ def test_list_takes_less_than_half_a_second():
                        capture_output=True)
         times.append(time.perf_counter() - start)
     assert min(times) < 5.0, "generous here, for loaded machines; the figure itself is in docs/results.md"
+
+
+def test_edited_code_of_a_plugin_by_path_is_another_run(here):
+    code = ('"""Mine."""\nfrom dataclasses import dataclass\nfrom cl_framework import Strategy\n\n'
+            '@dataclass(kw_only=True, eq=False)\nclass Edited(Strategy):\n    """Mine."""\n')
+    for extra in ("", "# changed\n"):
+        (here / "edited.py").write_text(code + extra)
+        sys.modules.pop("edited", None)
+        assert clf("train", *FAST, "strategy=edited:Edited") == 0
+    assert len(list(here.glob("runs/split_digits/*/*/seed0/summary.json"))) == 2
+
+
+def test_other_data_in_the_same_place_is_refused(here, capsys):
+    draws = np.random.default_rng(0)
+    words = ["train", "scenario=custom", "scenario.path=own.npz", "scenario.n_experiences=2", "strategy=naive",
+             "track.wandb=disabled"]
+    for shift in (0, 1):
+        np.savez("own.npz", x=draws.normal(size=(120, 6)).astype(np.float32) + shift, y=np.arange(120) % 4)
+        launch._STREAMS.clear()
+        assert clf(*words) == 2 * shift
+    assert "was begun on other data" in capsys.readouterr().err
+
+
+def test_a_stream_of_one_experience(here):
+    assert clf("train", *FAST, "scenario.n_experiences=1", "strategy=naive") == 0
+
+
+@pytest.mark.parametrize(("number", "status", "said"), [(2, 130, "interrupted"), (15, 143, "stopped by SIGTERM")])
+def test_signals_are_said_and_the_run_goes_on(here, number, status, said):
+    words = [sys.executable, "-m", "cl_framework.cli", "train", "scenario=split_digits", "train.epochs=200",
+             "track.wandb=disabled", "strategy=naive"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for line in process.stderr:
+        if "experience 1/5" in line:
+            break
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert process.wait() == status and said in rest and "Traceback" not in rest
+    process.stderr.close()
+    assert list(here.glob("runs/split_digits/naive/*/seed0/checkpoints/00001-*.pt"))
+
+
+def test_shown_fields_include_the_inherited_ones(here, capsys):
+    assert clf("show", "scenario=split_cifar") == 0
+    shown = capsys.readouterr().out
+    assert all(f"scenario.{name}" in shown for name in ("incremental", "n_experiences", "is_online", "is_official"))

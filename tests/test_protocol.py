@@ -10,8 +10,9 @@ import torch
 from cl_framework.batches import Chunks
 from cl_framework.checkpoint import Vault
 from cl_framework.errors import ConfigError, DataLeak, Diverged
+from cl_framework.hardware import Hardware
 from cl_framework.observer import Cursor, Observer
-from cl_framework.protocol import Hardware, build_model, run_stream
+from cl_framework.protocol import build_model, run_stream
 from cl_framework.recipe import Recipe
 from cl_framework.registry import load
 from cl_framework.strategy import Strategy
