@@ -64,12 +64,14 @@ def report(path: Path, style: str = "text") -> None:
 
 
 def product_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """The table of several finished runs, a row for each group of seeds, to be printed on a rich console.
+    """The table of several finished runs in the order they were asked for, a row for each group of seeds.
 
     Args:
         summaries: contents of `summary.json`, each with its run folder under "path".
     """
-    found = group(_given(summary) for summary in summaries)
+    given = [_given(summary) for summary in summaries]
+    asked = [run.key for run in given]
+    found = sorted(group(given), key=lambda each: next(i for i, key in enumerate(asked) if key[-1] == each.config_hash))
     folder = os.path.commonpath([path for each in found for path in each.folders])
     return Lines(*_tables(found), *_warnings(found), _path_line("run folders", folder))
 
