@@ -224,7 +224,7 @@ def _nullable(matrix: torch.Tensor) -> list[list[float | None]]:
 
 
 def git_commit() -> str | None:
-    """The commit of this package's source tree, with `-dirty` where it differs; None where it is no checkout."""
+    """The commit of this package's sources, with `-dirty` where they differ; None where they are no checkout."""
     here = Path(__file__).resolve()
 
     def git(*words: str) -> str | None:
@@ -237,4 +237,5 @@ def git_commit() -> str | None:
     if git("ls-files", "--error-unmatch", here.name) is None:
         return None
     commit = git("rev-parse", "HEAD")
-    return f"{commit}-dirty" if commit and git("status", "--porcelain", "--untracked-files=no") else commit
+    sources = [str(here.parent), *(str(here.parent.parent / name) for name in ("strategies", "scenarios", "configs"))]
+    return f"{commit}-dirty" if commit and git("status", "--porcelain", "--", *sources) else commit
