@@ -20,9 +20,9 @@ order, an MLP of two hidden layers of 256, one epoch, batch 128, Adam at 0.001, 
 hyperparameters are the defaults: nothing was tuned, and the protocol is single-phase. Expected before the runs: naive
 near 20, er about 78 (Fashion-MNIST) and 87 (MNIST), joint about 84 and 96. `ewc` and `lwf` end where naive does: with
 one head over all classes and no stored rows, a penalty on weights or outputs does not keep old classes among the
-answers; the literature has EWC there too (Hsu et al. 2018, table of split MNIST, incremental class: EWC 19.80, Adam 19.71).
-LwF, which that table has at 24.17 after four epochs an experience, does not leave naive's level here after one. `psmt` is the supervised adaptation of that method, without a buffer; no number of it is a result of its
-paper."""),
+answers; the literature has EWC there too (Hsu et al. 2018, table of split MNIST, incremental class: EWC 19.80, Adam
+19.71). LwF, which that table has at 24.17 after four epochs an experience, does not leave naive's level here after one.
+`psmt` is the supervised adaptation of that method, without a buffer; no number of it is a result of its paper."""),
     "digits": ("The first run, with seeds", """scikit-learn's digits, 5 experiences of 2 classes, 10 epochs, batch 32,
 buffers of 100 rows. `make train` runs seed 0 of naive, psmt and joint."""),
 }

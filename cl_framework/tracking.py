@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ def trackers(job: Job, folder: Path, wandb_id: str) -> list[Observer]:
     return found
 
 
-class _Tracker(Observer):
+class _Tracker(Observer, ABC):
     """Turns what happens into named numbers on two axes: the stream's step and the experience."""
 
     label = ""
@@ -56,9 +57,9 @@ class _Tracker(Observer):
     def __init__(self, job: Job) -> None:
         self._job, self._every, self._is_on = job, job.tracking.every, True
 
+    @abstractmethod
     def put(self, values: Mapping[str, float], step: int) -> None:
         """Write named numbers at a step of their axis."""
-        raise NotImplementedError
 
     def guard(self, action: Callable[[], T]) -> T | None:
         """Do something that may fail; the first failure switches the logger off with one warning."""
