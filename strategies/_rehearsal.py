@@ -1,8 +1,8 @@
-"""When rows enter a buffer: after the step that learned them, or once at the end of their experience."""
+"""A buffer and the moment when rows enter it: after the step that learned them, or at the end of their experience."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,23 +16,50 @@ Fill = Literal["auto", "step", "experience"]
 _CHUNK = 1024
 
 
-def fills_by_step(fill: Fill, info: StreamInfo) -> bool:
-    """Whether rows enter after each step; `auto` does so where every row is seen once."""
-    return info.is_online if fill == "auto" else fill == "step"
+class Rehearsal:
+    """What strategies that store rows have in common; a member of each.
 
+    Args:
+        buffer: where the rows are kept.
+        fill: when they enter; `auto` is after each step where every row is seen once.
+        info: facts about the stream.
+    """
 
-def store_incoming(buffer: Buffer, batch: Batch, n: int) -> None:
-    """Store the first n rows of a batch: those that arrived, without the ones appended to them."""
-    task = None if batch.task is None else batch.task[:n]
-    buffer.add(_first(batch.raw, n), batch.y[:n], task)
+    def __init__(self, buffer: Buffer, fill: Fill, info: StreamInfo) -> None:
+        self.buffer = buffer
+        self._fills_by_step = info.is_online if fill == "auto" else fill == "step"
+        self._n_incoming = 0
 
+    def arrive(self, batch: Batch) -> None:
+        """Note how many rows arrived; what is appended to them later is not stored."""
+        self._n_incoming = len(batch.y)
 
-def store_experience(buffer: Buffer, model: Model, experience: Experience) -> None:
-    """Store all training rows of an experience, in their order, on the model's device."""
-    device = model.device
-    for batch in experience.train.batches(_CHUNK):
-        task = None if batch.task is None else batch.task.to(device)
-        buffer.add(move(batch.raw, device), batch.y.to(device), task)
+    def after_step(self, batch: Batch) -> None:
+        """Store the rows that arrived."""
+        if self._fills_by_step:
+            n = self._n_incoming
+            self.buffer.add(_first(batch.raw, n), batch.y[:n], None if batch.task is None else batch.task[:n])
+
+    def after_experience(self, model: Model, experience: Experience) -> None:
+        """Store all rows of the experience in their order, on the model's device, unless its steps did."""
+        if self._fills_by_step:
+            return
+        device = model.device
+        for batch in experience.train.batches(_CHUNK):
+            task = None if batch.task is None else batch.task.to(device)
+            self.buffer.add(move(batch.raw, device), batch.y.to(device), task)
+
+    def metrics(self) -> dict[str, float]:
+        """Bytes of the buffer."""
+        return {"memory_bytes": self.buffer.n_bytes}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer, as plain data."""
+        return {"buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned."""
+        self.buffer.load_state_dict(state["buffer"], model.device)
 
 
 def _first(raw: Inputs, n: int) -> Inputs:

@@ -31,7 +31,7 @@ from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
 from cl_framework.types import Batch, Output, StreamInfo, move
 
-from ._rehearsal import fills_by_step, store_experience, store_incoming
+from ._rehearsal import Rehearsal
 
 
 @torch.no_grad()
@@ -66,21 +66,20 @@ class AGEM(Strategy):
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """An empty buffer with its own generator."""
-        self._buffer = Buffer(self.memory_size, self.policy, generator(info.seed, "agem", "buffer"))
-        self._fills_by_step = fills_by_step(self.fill, info)
-        self._n_incoming = 0
+        buffer = Buffer(self.memory_size, self.policy, generator(info.seed, "agem", "buffer"))
+        self._memory = Rehearsal(buffer, self.fill, info)
 
     def prepare_batch(self, model: Model, batch: Batch) -> Batch:
         """Remember how many rows arrived; what a later part appends is not stored."""
-        self._n_incoming = len(batch.y)
+        self._memory.arrive(batch)
         return batch
 
     def after_backward(self, model: Model) -> None:
         """Project the gradient."""
         reached = [param for param in model.parameters() if param.grad is not None]
-        if len(self._buffer) == 0 or not reached:
+        if len(self._memory.buffer) == 0 or not reached:
             return
-        batch = _batch_of(model, self._buffer.draw(self.reference_batch_size))
+        batch = _batch_of(model, self._memory.buffer.draw(self.reference_batch_size))
         with torch.enable_grad():
             loss = self.loss(model, batch, model(batch.x))
             reference = torch.autograd.grad(loss, reached, materialize_grads=True)
@@ -88,25 +87,23 @@ class AGEM(Strategy):
 
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
         """Store the rows that arrived."""
-        if self._fills_by_step:
-            store_incoming(self._buffer, batch, self._n_incoming)
+        self._memory.after_step(batch)
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Store the experience's rows, unless its steps did."""
-        if not self._fills_by_step:
-            store_experience(self._buffer, model, experience)
+        self._memory.after_experience(model, experience)
 
     def metrics(self) -> Mapping[str, float]:
         """Bytes of the buffer."""
-        return {"memory_bytes": self._buffer.n_bytes}
+        return self._memory.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer."""
-        return {"buffer": self._buffer.state_dict()}
+        return self._memory.state_dict()
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
-        self._buffer.load_state_dict(state["buffer"], model.device)
+        self._memory.load_state_dict(model, state)
 
 
 def _batch_of(model: Model, rows: Exemplars) -> Batch:

@@ -29,7 +29,7 @@ from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
 from cl_framework.types import Batch, Output, StreamInfo, concat, move
 
-from ._rehearsal import fills_by_step, store_experience, store_incoming
+from ._rehearsal import Rehearsal
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,16 +49,15 @@ class ER(Strategy):
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """An empty buffer with its own generator."""
-        self._buffer = Buffer(self.memory_size, self.policy, generator(info.seed, "er", "buffer"))
-        self._fills_by_step = fills_by_step(self.fill, info)
-        self._n_incoming = 0
+        buffer = Buffer(self.memory_size, self.policy, generator(info.seed, "er", "buffer"))
+        self._memory = Rehearsal(buffer, self.fill, info)
 
     def prepare_batch(self, model: Model, batch: Batch) -> Batch:
         """Append replayed rows."""
-        self._n_incoming = len(batch.y)
-        if len(self._buffer) == 0:
+        self._memory.arrive(batch)
+        if len(self._memory.buffer) == 0:
             return batch
-        old = self._buffer.draw(self.replay_batch_size or len(batch.y))
+        old = self._memory.buffer.draw(self.replay_batch_size or len(batch.y))
         device = batch.y.device
         task = None
         if batch.task is not None and old.task is not None:
@@ -68,22 +67,20 @@ class ER(Strategy):
 
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
         """Store the rows that arrived, not the replayed ones."""
-        if self._fills_by_step:
-            store_incoming(self._buffer, batch, self._n_incoming)
+        self._memory.after_step(batch)
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Store the experience's rows, unless its steps did."""
-        if not self._fills_by_step:
-            store_experience(self._buffer, model, experience)
+        self._memory.after_experience(model, experience)
 
     def metrics(self) -> Mapping[str, float]:
         """Bytes of the buffer."""
-        return {"memory_bytes": self._buffer.n_bytes}
+        return self._memory.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer."""
-        return {"buffer": self._buffer.state_dict()}
+        return self._memory.state_dict()
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
-        self._buffer.load_state_dict(state["buffer"], model.device)
+        self._memory.load_state_dict(model, state)

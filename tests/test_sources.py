@@ -156,7 +156,7 @@ def test_verified_file_is_not_hashed_again(home: Path, shelf: Folder, monkeypatc
         raise AssertionError("hashed again")
 
     monkeypatch.setattr(sources, "_digests", never)
-    toy().load()
+    assert len(toy().load().train_y) > 0
 
 
 def test_full_disk_names_path_and_bytes_and_leaves_nothing(home: Path, shelf: Folder,

@@ -164,3 +164,14 @@ def test_real_fashion_mnist() -> None:
     stream = SplitFashion().open(Phase.SINGLE, None)
     assert [len(experience.train) for experience in stream] == [12_000] * 5
     assert stream[0].class_names == ("T-shirt/top", "Trouser")
+
+
+def test_ten_classes_in_three_experiences_lose_none() -> None:
+    """Avalanche's generator, asked for 3 experiences, silently drops the tenth class; here it is refused or kept."""
+    with pytest.raises(ConfigError, match=r"scenario\.sizes=\[4, 3, 3\]"):
+        SplitDigits(n_experiences=3).open(Phase.SINGLE, None)
+    for order_seed in (None, 0):
+        stream = SplitDigits(sizes=[4, 3, 3]).open(Phase.SINGLE, order_seed)
+        names = [name for experience in stream for name in experience.class_names]
+        assert sorted(names) == sorted(set(names)) and len(names) == 10
+        assert sum(len(experience.train) for experience in stream) == 1442

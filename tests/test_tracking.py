@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import textwrap
+from typing import ClassVar
 
 import pytest
 
@@ -79,3 +80,39 @@ def test_tensorboard_on_request(here):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(here.glob("runs/split_digits/naive/*/seed0/tensorboard/events*"))
+
+
+def test_a_resumed_run_keeps_its_id(here, monkeypatch):
+    import wandb
+
+    from cl_framework.observer import Observer
+
+    opened = []
+
+    class Run:
+        summary: ClassVar = {}
+
+        def define_metric(self, *_, **__):
+            pass
+
+        def log(self, values):
+            pass
+
+        def finish(self):
+            pass
+
+    class Stop(Observer):
+        def evaluated(self, index, record, own):
+            if index == 2:
+                raise KeyboardInterrupt
+
+    def init(**options):
+        opened.append((options["id"], options["resume"], options["group"]))
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cl_framework.launch.progress_for", lambda console, label: Stop())
+        assert cli.main([*FAST, "track.wandb=offline"]) == 130
+    assert cli.main([*FAST, "track.wandb=offline"]) == 0
+    assert len(opened) == 2 and opened[0] == opened[1] and opened[0][1] == "allow"
