@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +28,7 @@ clf VERB {KEY=VALUES}        continual-learning experiments
   clf train scenario=split_cifar strategy=er+lwf            a chain of strategies
   clf resume run=PATH                                       go on with a stopped run
   clf report runs=PATH format=text|json|csv|markdown        mean, deviation and n over seeds
+  clf report runs=PATH experiment=hsu2018                   the same beside published numbers
   clf list [kind=strategy|scenario|model|metric|dataset]    what there is
   clf show strategy=er                                      what one is, and its fields
   clf check strategy=er                                     hold a plugin against its contract
@@ -201,13 +203,20 @@ def _resume(command: Command) -> int:
 
 
 def _report(command: Command) -> int:
-    from cl_framework.report import FORMATS, report
+    from cl_framework.report import FORMATS, groups, report
 
-    given = _take(command, ["runs", "format"])
-    style = str(given.get("format", "text"))
+    experiments = [str(name) for name in command.values.get("experiment", [])]
+    plain = {key: values for key, values in command.values.items() if key != "experiment"}
+    given = _take(replace(command, values=plain), ["runs", "format", "experiment"])
+    path, style = Path(str(given.get("runs", "runs"))), str(given.get("format", "text"))
     if style not in FORMATS:
         raise ConfigError(unknown("format", style, FORMATS))
-    report(Path(str(given.get("runs", "runs"))), style)
+    if experiments:
+        from cl_framework.comparison import COMPARISON_FORMATS
+        from cl_framework.published import compare, published
+        print(COMPARISON_FORMATS[style](compare(published(experiments), groups(path))))
+    else:
+        report(path, style)
     return 0
 
 

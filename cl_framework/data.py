@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cl_framework.types import NOT_YET, Batch, Inputs, Setting, concat, move, n_bytes, n_rows, select
+
+Views = Callable[[Inputs, Tensor], Inputs]
+"""Fixed ways of looking at stored rows, e.g. one permutation of pixels for each experience: maps stored rows [B, ...]
+and the number of the view of each, int64 [B], to the rows as they are seen. Same rows, same views, same answer."""
 
 
 class Dataset:
@@ -19,19 +23,25 @@ class Dataset:
         y: labels of the chosen rows, int64 [n].
         rows: which rows of the store, int64 [n]; all of them when None.
         task: the task label of each chosen row, int64 [n], or None where none is given.
+        views: how stored rows are seen; as they are when None.
+        view: the number of the view of each chosen row, int64 [n]; goes with `views`.
 
     >>> data = Dataset(torch.arange(6).view(3, 2), torch.tensor([0, 1, 0]))
     >>> len(data), data.take(torch.tensor([2])).raw
     (3, tensor([[4, 5]]))
     """
 
-    def __init__(self, raw: Inputs, y: Tensor, rows: Tensor | None = None, task: Tensor | None = None) -> None:
+    def __init__(self, raw: Inputs, y: Tensor, rows: Tensor | None = None, task: Tensor | None = None,
+                 views: Views | None = None, view: Tensor | None = None) -> None:
         self._raw = raw
         self._rows = torch.arange(n_rows(raw)) if rows is None else rows
         if len(self._rows) != len(y):
             raise ValueError(f"expected a label for each of {len(self._rows)} rows, got {len(y)} labels")
+        if (views is None) != (view is None):
+            raise ValueError("views and the view of each row go together; give both or neither")
         self.y = y
         self.task = task
+        self._views, self._view = views, view
 
     def __len__(self) -> int:
         return len(self.y)
@@ -44,7 +54,11 @@ class Dataset:
     @property
     def raw(self) -> Inputs:
         """A copy of the rows, [n, ...]."""
-        return select(self._raw, self._rows)
+        return self._seen(self._rows, self._view)
+
+    def _seen(self, rows: Tensor, view: Tensor | None) -> Inputs:
+        stored = select(self._raw, rows)
+        return stored if self._views is None or view is None else self._views(stored, view)
 
     @property
     def n_bytes(self) -> int:
@@ -54,7 +68,8 @@ class Dataset:
     def take(self, positions: Tensor) -> Batch:
         """The rows at `positions` (int64, 0 <= p < len(self)) as a batch whose `x` is not filled in yet."""
         task = None if self.task is None else self.task.index_select(0, positions)
-        raw = select(self._raw, self._rows.index_select(0, positions))
+        view = None if self._view is None else self._view.index_select(0, positions)
+        raw = self._seen(self._rows.index_select(0, positions), view)
         return Batch(raw, NOT_YET, self.y.index_select(0, positions), task)
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -64,20 +79,23 @@ class Dataset:
 
     def subset(self, positions: Tensor) -> Dataset:
         """A data set of the rows at `positions`; the store is shared."""
-        task = None if self.task is None else self.task[positions]
-        return Dataset(self._raw, self.y[positions], self._rows[positions], task)
+        return self._with(self._raw, self._rows[positions], self.y[positions],
+                          *(None if column is None else column[positions] for column in (self.task, self._view)))
 
     def to(self, device: torch.device) -> Dataset:
         """The same rows with their store on `device`; itself when it is there already."""
-        if self.device == device:
-            return self
-        task = None if self.task is None else self.task.to(device)
-        return Dataset(move(self._raw, device), self.y.to(device), self._rows.to(device), task)
+        return self if self.device == device else self._on(device, move(self._raw, device))
 
     def sharing(self, other: Dataset) -> Dataset:
         """The same rows read from the store of `other`, which must hold the same values (after a move)."""
-        return Dataset(other._raw, self.y.to(other.device), self._rows.to(other.device),
-                       None if self.task is None else self.task.to(other.device))
+        return self._on(other.device, other._raw)
+
+    def _on(self, device: torch.device, raw: Inputs) -> Dataset:
+        return self._with(raw, self._rows.to(device), self.y.to(device),
+                          *(None if column is None else column.to(device) for column in (self.task, self._view)))
+
+    def _with(self, raw: Inputs, rows: Tensor, y: Tensor, task: Tensor | None, view: Tensor | None) -> Dataset:
+        return Dataset(raw, y, rows, task, self._views, view)
 
     @property
     def store_bytes(self) -> int:
@@ -90,17 +108,24 @@ class Dataset:
 
     @staticmethod
     def concat(parts: Sequence[Dataset]) -> Dataset:
-        """The rows of several data sets, in order. Data sets of one store share it; others are copied once."""
+        """The rows of several data sets, in order. Data sets of one store and one set of views share them; others are
+        copied once, as they are seen."""
         first = parts[0]
         y = torch.cat([part.y for part in parts])
-        tasks = [part.task for part in parts if part.task is not None]
-        task = torch.cat(tasks) if len(tasks) == len(parts) else None
-        if all(part._raw is first._raw for part in parts):
-            return Dataset(first._raw, y, torch.cat([part._rows for part in parts]), task)
+        task = _joined([part.task for part in parts])
+        if all(part._raw is first._raw and part._views is first._views for part in parts):
+            return first._with(first._raw, torch.cat([part._rows for part in parts]), y, task,
+                               _joined([part._view for part in parts]))
         raw = first.raw
         for part in parts[1:]:
             raw = concat(raw, part.raw)
         return Dataset(raw, y, None, task)
+
+
+def _joined(columns: Sequence[Tensor | None]) -> Tensor | None:
+    """The columns in a row; None unless every part has one."""
+    given = [column for column in columns if column is not None]
+    return torch.cat(given) if len(given) == len(columns) else None
 
 
 @dataclass(frozen=True, eq=False)

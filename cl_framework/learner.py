@@ -49,6 +49,7 @@ class Learner(L.LightningModule):
         self.strategy, self.recipe, self.cursor = strategy, recipe, cursor
         self.steps_per_epoch, self.n_steps, self.is_online = steps_per_epoch, n_steps, is_online
         self.online_hits = torch.zeros((), dtype=torch.int64)
+        self.online_rows = 0
         self._on_start, self._on_chunk = on_start, on_chunk
         self._optimizer: Optimizer
         self._params: list[nn.Parameter]
@@ -86,6 +87,7 @@ class Learner(L.LightningModule):
             parameter.grad = None
         if self.is_online:
             self.online_hits += self._hits_before_learning(batch)
+            self.online_rows += len(batch.y)
         batch = strategy.prepare_batch(model, batch)
         batch = batch._replace(x=model.preprocess(batch.raw))
         output = model(batch.x)

@@ -25,12 +25,13 @@ class Head(nn.Module):
     Args:
         n_features: D.
         n_classes: rows that are allocated; 0 lets the head grow with `grow`.
+        is_full: answer for all of them from the beginning.
     """
 
-    def __init__(self, n_features: int, n_classes: int) -> None:
+    def __init__(self, n_features: int, n_classes: int, is_full: bool = False) -> None:
         super().__init__()
         self.is_growing = n_classes == 0
-        self.n_seen = 0
+        self.n_seen = n_classes if is_full else 0
         weight, bias = self._rows(n_classes, n_features)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
@@ -58,7 +59,8 @@ class Model(nn.Module):
 
     Labels are numbered in order of appearance, so the classes seen are always the first `n_seen`, and so are the
     rows of the head that answer. A *whole* head is allocated once (the optimizer's shapes never change); a
-    *growing* one gets new rows with `observe`.
+    *growing* one gets new rows with `observe`. A *full* head answers for every class of the stream from the
+    beginning: classes that are still to come take part in the softmax, as in much published code.
 
     Args:
         preprocess: raw rows to what the body sees.
@@ -122,8 +124,9 @@ class Model(nn.Module):
 class Architecture(ABC):
     """A family of networks: `model=` on the command line. Its fields are its configuration."""
 
-    head: Literal["whole", "growing"] = "whole"
-    """Allocate the head once for all classes, or let it grow with every experience."""
+    head: Literal["whole", "growing", "full"] = "whole"
+    """Rows of the head: allocated once and used as classes appear, added with every experience, or all used from the
+    beginning (also those of classes still to come)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -139,7 +142,7 @@ class Architecture(ABC):
     def build(self, info: StreamInfo) -> Model:
         """A freshly initialised model for a stream (it draws from torch's global generator)."""
         body, n_features = self.body(info.input_shape)
-        head = Head(n_features, info.n_classes if self.head == "whole" else 0)
+        head = Head(n_features, 0 if self.head == "growing" else info.n_classes, is_full=self.head == "full")
         return Model(Preprocess(info.mean, info.std, info.augment), body, head)
 
 
@@ -151,6 +154,11 @@ class MLP(Architecture):
     """Width of each hidden layer."""
     dropout: float = bounded(0.0, low=0.0, high=1.0)
     """Probability of dropping a hidden unit."""
+    init: Literal["default", "xavier"] = "default"
+    """Initial weights of all layers and of the head: torch's uniform of 1/sqrt(fan in) for weights and biases, or
+    Glorot's uniform for weights and 0 for biases (Glorot and Bengio, AISTATS 2010, equation 16)."""
+    norm: Literal["none", "batch"] = "none"
+    """Batch normalisation between each layer and its ReLU."""
 
     def body(self, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
         """Flatten, then Linear and ReLU for each width."""
@@ -159,10 +167,23 @@ class MLP(Architecture):
         widths = [math.prod(input_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+            layers.append(nn.Linear(n_in, n_out))
+            if self.norm == "batch":
+                layers.append(nn.BatchNorm1d(n_out))
+            layers.append(nn.ReLU())
             if self.dropout:
                 layers.append(nn.Dropout(self.dropout))
         return nn.Sequential(*layers), widths[-1]
+
+    def build(self, info: StreamInfo) -> Model:
+        """A freshly initialised model for a stream."""
+        model = super().build(info)
+        if self.init == "xavier":
+            for layer in (module for module in model.modules() if isinstance(module, nn.Linear | Head)):
+                if len(layer.weight):
+                    nn.init.xavier_uniform_(layer.weight)
+                    nn.init.zeros_(layer.bias)
+        return model
 
 
 @dataclass(kw_only=True)

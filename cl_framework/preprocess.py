@@ -16,7 +16,8 @@ class Preprocess(nn.Module):
 
     Args:
         mean, std: one number, or one a channel; in units of raw/255 for uint8 rows, of raw otherwise.
-        augment: "none", or "crop_flip" (zero-pad by 4, random crop, horizontal flip; rows must be images).
+        augment: "none", "crop" (zero-pad by 4, random crop) or "crop_flip" (also a horizontal flip); rows must be
+            images.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], augment: str = "none") -> None:
@@ -29,8 +30,8 @@ class Preprocess(nn.Module):
         """Rows as the body takes them, [B, ...] float32; a mapping (text) passes as it is."""
         if not isinstance(raw, Tensor):
             return raw
-        if self.training and self.augment == "crop_flip":
-            raw = crop_flip(raw)
+        if self.training and self.augment != "none":
+            raw = crop_flip(raw, flips=self.augment == "crop_flip")
         unit = 255.0 if raw.dtype == torch.uint8 else 1.0
         key = (unit, raw.dim(), raw.device)
         if key not in self._affine:
@@ -48,8 +49,8 @@ class Preprocess(nn.Module):
         return torch.tensor(scale, device=device).view(shape), torch.tensor(shift, device=device).view(shape)
 
 
-def crop_flip(images: Tensor, pad: int = 4) -> Tensor:
-    """Shift each image by up to `pad` pixels (zeros come in) and mirror half of them.
+def crop_flip(images: Tensor, pad: int = 4, *, flips: bool = True) -> Tensor:
+    """Shift each image by up to `pad` pixels (zeros come in) and mirror half of them, unless `flips` is false.
 
     Offsets are uniform on {0, ..., 2 pad} in each direction and independent of the mirroring, as with
     RandomCrop(padding) and RandomHorizontalFlip; one gather for the whole batch.
@@ -62,9 +63,11 @@ def crop_flip(images: Tensor, pad: int = 4) -> Tensor:
     padded = F.pad(images, (pad, pad, pad, pad))
     top = torch.randint(0, 2 * pad + 1, (n, 1), device=device)
     left = torch.randint(0, 2 * pad + 1, (n, 1), device=device)
-    is_flipped = torch.rand(n, 1, device=device) < 0.5
     columns = torch.arange(width, device=device).expand(n, width)
-    columns = torch.where(is_flipped, width - 1 - columns, columns) + left
+    if flips:
+        is_flipped = torch.rand(n, 1, device=device) < 0.5
+        columns = torch.where(is_flipped, width - 1 - columns, columns)
+    columns = columns + left
     rows = torch.arange(height, device=device) + top
     batch = torch.arange(n, device=device).view(n, 1, 1)
     picked = padded.permute(0, 2, 3, 1)[batch, rows.unsqueeze(2), columns.unsqueeze(1)]

@@ -1,9 +1,16 @@
-"""Presets as dotted keys: `configs/<group>/<name>.yaml` and `configs/experiment/<name>.yaml`."""
+"""Presets as dotted keys: `configs/<group>/<name>.yaml` and `configs/experiment/<name>.yaml`.
+
+A name may have folders in it (`experiment=hsu2018/class/ewc`). What the presets of a folder share stands once, in its
+`_shared.yaml`; the nearer a file is to the preset, the more it counts. The section `published` of a preset is no
+configuration: it is the number that the preset reproduces.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
@@ -14,6 +21,8 @@ from cl_framework.registry import unknown
 Flat = dict[str, Any]
 """Dotted keys and their values."""
 
+_SHARED = "_shared"
+
 
 @cache
 def _preset_text(group: str, name: str) -> str | None:
@@ -21,27 +30,68 @@ def _preset_text(group: str, name: str) -> str | None:
     return path.read_text() if path.is_file() else None
 
 
-def preset(group: str, name: str, *, must_exist: bool = False) -> Flat:
-    """The values of `configs/<group>/<name>.yaml` as dotted keys; none where there is no such file."""
+def _sections(group: str, name: str) -> dict[str, Any] | None:
+    """What the preset's files say, the shared ones first, section by section; None where there is no such preset."""
     text = _preset_text(group, name)
-    if text is None:
+    if text is None or name.rpartition("/")[2] == _SHARED:
+        return None
+    folders = name.split("/")[:-1]
+    shared = ["/".join([*folders[:depth], _SHARED]) for depth in range(len(folders) + 1)]
+    merged: dict[str, Any] = {}
+    for content in [*(_preset_text(group, each) or "" for each in shared), text]:
+        for key, value in (yaml.safe_load(content) or {}).items():
+            before = merged.get(key)
+            merged[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def preset(group: str, name: str, *, must_exist: bool = False) -> Flat:
+    """The values of a preset as dotted keys; none where there is no such file.
+
+    Raises:
+        ConfigError: it must exist and does not.
+    """
+    sections = _sections(group, name)
+    if sections is None:
         if must_exist:
             raise ConfigError(unknown(group, name, preset_names(group)))
         return {}
     flat: Flat = {}
-    for key, value in (yaml.safe_load(text) or {}).items():
+    for key, value in sections.items():
+        if key == "published":
+            continue
         if not isinstance(value, dict):
             flat[key] = value
             continue
-        for name, item in value.items():
+        for inner, item in value.items():
             if key == "strategy" and isinstance(item, dict):
-                flat |= {f"strategy.{name}.{inner}": deep for inner, deep in item.items()}
+                flat |= {f"strategy.{inner}.{deep}": deepest for deep, deepest in item.items()}
             else:
-                flat[key if name == "name" else f"{key}.{name}"] = item
+                flat[key if inner == "name" else f"{key}.{inner}"] = item
     return flat
+
+
+def published_section(name: str) -> dict[str, Any]:
+    """What an experiment preset says of the number that it reproduces; empty where it reproduces none.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    sections = _sections("experiment", name)
+    if sections is None:
+        raise ConfigError(unknown("experiment", name, preset_names("experiment")))
+    return dict(sections.get("published", {}))
 
 
 def preset_names(group: str) -> list[str]:
     """The presets of a group."""
     folder = files("cl_framework.configs") / group
-    return sorted(path.name[:-5] for path in folder.iterdir() if path.name.endswith(".yaml")) if folder.is_dir() else []
+    return sorted(_names_below(folder, "")) if folder.is_dir() else []
+
+
+def _names_below(folder: Traversable, prefix: str) -> Iterator[str]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _names_below(path, f"{prefix}{path.name}/")
+        elif path.name.endswith(".yaml") and path.name != f"{_SHARED}.yaml":
+            yield prefix + path.name[:-5]

@@ -23,7 +23,7 @@ from cl_framework.learner import Learner, finite_weights
 from cl_framework.metrics import AccuracyMatrix, StreamRecord
 from cl_framework.models import Architecture, Model
 from cl_framework.observer import Cursor, Observer
-from cl_framework.recipe import Recipe
+from cl_framework.recipe import Recipe, carry_on
 from cl_framework.scenario import Stream
 from cl_framework.strategy import Strategy
 from cl_framework.types import Need, Setting, StreamInfo
@@ -98,7 +98,8 @@ class _Run:
         self.record = StreamRecord(n_experiences=len(stream))
         self.matrix = AccuracyMatrix(len(stream))
         self.cursor = Cursor()
-        self.online_hits = 0
+        self.online_hits = self.online_rows = 0
+        self.carried: dict[str, Any] | None = None
         self.device = hardware.trainer().strategy.root_device
         self._stores: dict[int, tuple[Dataset, Dataset]] = {}
         self._pending: dict[str, Any] | None = None
@@ -140,7 +141,7 @@ class _Run:
         self._clock = time.monotonic()
         if not is_taken_up:
             self.cursor = Cursor(index, stream_step=self.cursor.stream_step)
-            self.online_hits = 0
+            self.online_hits = self.online_rows = 0
             seeding.seed_all(self.seed, "experience", index)
             self.model.observe(experience.classes, experience.task)
             if index == 0 and self.info.setting is Setting.DOMAIN:
@@ -151,14 +152,14 @@ class _Run:
         self.strategy.fit(self.model, data, calls.train)
         self.strategy.after_experience(self.model, experience)
         self.record.seconds[index] += time.monotonic() - self._clock
-        self._evaluate(index, len(data))
+        self._evaluate(index)
 
     def _tests(self, stop: int) -> Iterator[tuple[int, TestSet]]:
         for index in range(stop):
             test = self.stream.test(index)
             yield index, TestSet(self._resident(test.data), test.classes, test.setting)
 
-    def _evaluate(self, index: int, n_rows: int) -> None:
+    def _evaluate(self, index: int) -> None:
         record = self.record
         own = _numbers(self.strategy)
         stop = len(self.stream) if self.info.setting is Setting.DOMAIN else index + 1
@@ -166,8 +167,8 @@ class _Run:
         computed = self.matrix.compute()
         record.initial, record.accuracy = computed.initial, computed.accuracy
         record.task_accuracy = computed.task_accuracy
-        if self.info.is_online and n_rows == len(self.stream[index].train):
-            record.online[index] = self.online_hits / max(n_rows, 1)
+        if self.info.is_online and self.online_rows == len(self.stream[index].train):
+            record.online[index] = self.online_hits / max(self.online_rows, 1)
         record.strategy_metrics.append(own)
         record.memory_bytes = int(own.get("memory_bytes", 0))
         record.n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -192,7 +193,7 @@ class _Run:
             "cursor": dataclasses.asdict(self.cursor), "model": model, "strategy": self.strategy.state_dict(),
             "optimizer": None if optimizer is None else optimizer.state_dict(), "rng": seeding.capture(),
             "record": {**self.record.state_dict(), "seconds": seconds}, "matrix": self.matrix.state_dict(),
-            "online_hits": self.online_hits,
+            "online": (self.online_hits, self.online_rows), "carried": self.carried,
         }
         self.observer.saving(self.cursor)
         self.vault.save(state, self.cursor.experience, self.cursor.stream_step)
@@ -213,7 +214,8 @@ class _Run:
         """Put back model, strategy and what was counted."""
         self.model.load_state_dict(state["model"])
         self.strategy.load_state_dict(self.model, state["strategy"])
-        self.online_hits = state["online_hits"]
+        self.online_hits, self.online_rows = state["online"]
+        self.carried = state["carried"]
 
     def is_due(self) -> bool:
         """Whether the next checkpoint inside an experience should be written now."""
@@ -273,16 +275,20 @@ class _Calls:
 
     def _fit(self, chunks: Chunks, state: dict[str, Any] | None) -> None:
         run = self._run
-        counted = run.online_hits
+        hits, rows = run.online_hits, run.online_rows
 
         def on_start(optimizer: Optimizer) -> None:
             if state is not None:
                 optimizer.load_state_dict(state["optimizer"])
                 seeding.restore(state["rng"])
+            elif run.carried is not None:
+                carry_on(optimizer, run.carried)
 
         def on_chunk(optimizer: Optimizer, losses: Sequence[float]) -> None:
             if run.info.is_online:
-                run.online_hits = counted + int(learner.online_hits)
+                run.online_hits, run.online_rows = hits + int(learner.online_hits), rows + learner.online_rows
+            if not run.recipe.reset_optimizer:
+                run.carried = optimizer.state_dict()
             if run.is_due():
                 run.save(optimizer)
             run.observer.stepped(run.cursor, losses)

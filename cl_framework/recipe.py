@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cl_framework.errors import ConfigError
@@ -33,14 +33,19 @@ class Recipe:
     """Passes over an experience; 1 where the stream is online."""
     batch_size: int = bounded(128, low=1, high=2**40)
     """Rows of one step."""
-    scheduler: Literal["constant", "cosine", "step"] = "constant"
-    """Learning rate over one experience: cosine to 0, or times `decay` at each milestone."""
+    scheduler: Literal["constant", "cosine", "restarts", "step"] = "constant"
+    """Learning rate over one experience: cosine to `lr_end`; cosine to `lr_end` and back, over 1, 2, 4, 8 ... epochs
+    (Loshchilov and Hutter, SGDR, ICLR 2017, equation 5, per step); or times `decay` at each milestone."""
+    lr_end: float = bounded(0.0, low=0.0)
+    """Learning rate at the end of a cosine."""
     milestones: list[float] = field(default_factory=list)
     """Fractions of the experience's steps at which scheduler=step decays."""
     decay: float = bounded(0.1, low=0.0, high=1.0)
     """Factor at a milestone."""
     clip: float | None = bounded(None, low=1e-12)
     """Largest gradient norm; none when null."""
+    reset_optimizer: bool = True
+    """Begin every experience with a fresh optimizer; false carries its state (moments, momentum) on."""
     checkpoint_every: float = bounded(120.0, low=0.0)
     """Seconds between checkpoints inside an experience; one is written after every experience in any case."""
 
@@ -54,6 +59,9 @@ class Recipe:
         if self.scheduler == "step" and not self.milestones:
             faults.append("Recipe.milestones is empty, so scheduler=step would never decay; set e.g. "
                           "train.milestones=[0.5,0.75]")
+        if self.lr_end > self.lr or (self.lr_end and self.scheduler not in ("cosine", "restarts")):
+            faults.append(f"Recipe.lr_end={self.lr_end} is where a cosine ends: it goes with scheduler=cosine or restarts "
+                          f"and lies below train.lr, which is {self.lr}")
         if any(not 0.0 < fraction < 1.0 for fraction in self.milestones):
             faults.append(f"Recipe.milestones are fractions between 0 and 1, got {self.milestones}")
         if faults:
@@ -75,7 +83,33 @@ class Recipe:
         0.1
         """
         if self.scheduler == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * step / max(n_steps, 1)))
+            return self._cosine(step / max(n_steps, 1))
+        if self.scheduler == "restarts":
+            epoch = step * self.epochs / max(n_steps, 1)
+            start, length = 0, 1
+            while epoch >= start + length:
+                start, length = start + length, 2 * length
+            return self._cosine((epoch - start) / length)
         if self.scheduler == "step":
             return float(self.decay ** sum(step >= fraction * n_steps for fraction in self.milestones))
         return 1.0
+
+    def _cosine(self, share: float) -> float:
+        """From 1 to `lr_end` / `lr` along half a cosine."""
+        end = self.lr_end / self.lr if self.lr else 0.0
+        return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def carry_on(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Give a fresh optimizer the state of an earlier one over the same parameters; its own learning rates stay.
+
+    Raises:
+        ConfigError: the parameters have other shapes now.
+    """
+    own = optimizer.state_dict()
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for param, kept in zip(params, state["state"].values(), strict=False):
+        if any(isinstance(value, Tensor) and value.dim() and value.shape != param.shape for value in kept.values()):
+            raise ConfigError("train.reset_optimizer=false carries the optimizer's state to the next experience, but "
+                              "the head has grown; set model.head=whole")
+    optimizer.load_state_dict({"state": state["state"], "param_groups": own["param_groups"]})

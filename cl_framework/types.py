@@ -78,7 +78,7 @@ class StreamInfo:
         is_online: every row is seen once, and answered before it is learned.
         offers: what the scenario gives beyond labelled rows.
         mean, std: per channel (or one number), in units of raw/255 for uint8 rows, else of raw.
-        augment: the batched augmentation of training rows: "none" or "crop_flip".
+        augment: the batched augmentation of training rows: "none", "crop" or "crop_flip".
         seed: the training seed, from which a strategy draws its own generators.
     """
 

@@ -11,7 +11,7 @@ continual learning survey: Defying forgetting in classification tasks", TPAMI 20
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,11 +34,15 @@ class Joint(Strategy):
 
     from_scratch: bool = True
     """Begin each experience with the initial weights; False goes on from the last ones."""
+    at_end: bool = False
+    """Learn at the last experience alone (offline training): the rows of the accuracy matrix before it are of an
+    untrained model, the last one is the same and comes much sooner."""
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Keep the initial weights."""
         self._initial = _tensors_of(model) if self.from_scratch else {}
         self._past_bytes = 0
+        self._last = info.n_experiences - 1
 
     @torch.no_grad()
     def before_experience(self, model: Model, experience: Experience) -> None:
@@ -54,8 +58,14 @@ class Joint(Strategy):
 
     def train_data(self, experience: Experience, data: Dataset) -> Dataset:
         """All rows so far."""
+        self._index = experience.index
         self._past_bytes = sum(past.n_bytes for past in experience.history)
         return Dataset.concat([*experience.history, data])
+
+    def fit(self, model: Model, data: Dataset, train: Callable[[Dataset], None]) -> None:
+        """Learn the union, at the end alone if so asked."""
+        if not self.at_end or self._index == self._last:
+            train(data)
 
     def metrics(self) -> Mapping[str, float]:
         """Bytes of the past rows that were read again, and of the initial weights."""
