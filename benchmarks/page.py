@@ -9,6 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cl_framework.comparison import as_markdown
+from cl_framework.published import Comparison, Published
+from cl_framework.summaries import Stat
+
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = {"average_accuracy": "average accuracy", "average_incremental_accuracy": "average incremental accuracy",
            "forgetting/max": "forgetting/max", "backward_transfer": "backward transfer",
@@ -54,6 +58,37 @@ def table(name: str) -> list[str]:
             f"{environment['threads']} thread a process. Record: `runs/reference/{name}.json` (`make reference`).", ""]
 
 
+PUBLISHED = ("hsu2018_class", "hsu2018_domain", "hsu2018_task", "gdumb2020", "der2020_mnist_split",
+             "der2020_mnist_permuted")
+
+
+def published() -> list[str]:
+    """The tables of published numbers, each with its command, commits and cost."""
+    lines = ["## Published numbers, reproduced", "", """Each row is a preset under `configs/experiment`; its name, and the
+command of a table, stand below the table. `make reproduce` runs all of them, two processes at a time, and goes on where it
+was stopped; `clf report runs=runs/reproduce experiment=hsu2018/class` prints a table. The comparison is two-sided: a mean
+that is better than the published one is as much *outside* as one that is worse. No setting was changed after a result was
+seen; where we know what differs, the last column says it.""", ""]
+    for name in PUBLISHED:
+        record = json.loads((ROOT / "runs" / "reference" / f"{name}.json").read_text())
+        rows = [_comparison(row) for row in record["rows"]]
+        commits = sorted({commit for row in rows for commit in row.git_commits})
+        environment = record["environment"]
+        lines += [*as_markdown(rows).split("\n")[:-1], "```", record["command"], "```", "",
+                  f"CPU time of all runs: {record['cpu_seconds'] / 60:.0f} minutes. Commit {', '.join(commits)}; Python "
+                  f"{environment['python']}, torch {environment['packages']['torch']}, {environment['device']}. Record: "
+                  f"`runs/reference/{name}.json`.", ""]
+    return lines
+
+
+def _comparison(row: dict[str, Any]) -> Comparison:
+    ours = None if row["mean"] is None else Stat(row["mean"], row["std"], row["n"])
+    names = ("experiment", "table", "row", "metric", "is_guide", "differs", "source")
+    return Comparison(published=Published(mean=row["published_mean"], std=row["published_std"], n=row["published_n"],
+                                          **{name: row[name] for name in names}),
+                      ours=ours, seeds=tuple(row["seeds"]), git_commits=tuple(row["git_commits"]))
+
+
 def speed() -> list[str]:
     """The throughput table."""
     record = json.loads((ROOT / "runs" / "reference" / "throughput.json").read_text())
@@ -95,7 +130,7 @@ strategy state (buffer, count of rows seen, generators, teacher), metrics, place
 def main() -> None:
     """Write the page."""
     lines = ["# Results", "", "Written by `make page` from the records in `runs/reference`; do not edit.", ""]
-    lines += [line for name in TABLES for line in table(name)] + kills() + speed()
+    lines += [line for name in TABLES for line in table(name)] + published() + kills() + speed()
     (ROOT / "docs" / "results.md").write_text("\n".join(lines).rstrip() + "\n")
 
 

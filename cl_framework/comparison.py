@@ -50,8 +50,8 @@ def _counts(found: Sequence[Comparison]) -> str:
     return f"{len(found)} rows: {', '.join(counted)}"
 
 
-_LEGEND = ("published: mean ± standard deviation, as printed; inside: the means differ by at most two standard errors of "
-           "their difference; (guide): not read in its source, no target")
+_LEGEND = ("published: mean ± standard deviation, as printed; inside: the means differ by at most two standard errors "
+           "of their difference; (guide): not read in its source, no target")
 
 
 def as_text(found: Sequence[Comparison], width: int | None = None) -> str:
@@ -79,8 +79,9 @@ def as_markdown(found: Sequence[Comparison]) -> str:
     for title, members in _tables(found):
         lines += [f"### {title}", "", f"{members[0].published.source} {_counts(members)}.", "",
                   "| " + " | ".join([*_HEADINGS, "what differs"]) + " |", "| --- |" + " ---: |" * 4 + " --- | --- |"]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in (*_cells(each, members), each.published.differs)) + " |"
-                  for each in members]
+        for each in members:
+            cells = (*_cells(each, members), each.published.differs)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     return "\n".join([*lines, f"{_LEGEND[0].upper()}{_LEGEND[1:]}."])
 

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from cl_framework.types import move
-
-if TYPE_CHECKING:
-    from cl_framework.data import Dataset
-    from cl_framework.models import Model
 
 
 def cross_entropy(logits: Tensor, y: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -67,48 +60,13 @@ def leading(value: Tensor, like: Tensor) -> Tensor:
     return value if value.shape == like.shape else value[: len(like)]
 
 
-def fisher_diagonal(model: Model, data: Dataset, *, n_samples: int, generator: torch.Generator, chunk: int = 32,
-                    labels: str = "model") -> dict[str, Tensor]:
-    """Diagonal of the Fisher information: the mean over samples of the squared per-sample gradient of log p.
+def grown(value: Tensor, rest: Tensor) -> Tensor:
+    """A tensor followed by the rows that it lacks of `rest`; itself where the shapes agree.
 
-    F_i = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d theta_i)^2], one drawn label a sample ("model"), or the given label
-    ("data", the empirical Fisher). Per-sample gradients make it independent of any batch size
-    (Kirkpatrick et al., PNAS 2017, equation 3; Kunstner et al., NeurIPS 2019, on the two label choices).
-
-    Args:
-        model: its mode and gradients are left as they were; it is evaluated in eval mode.
-        data: the rows; `n_samples` of them are drawn without replacement.
-        chunk: how many per-sample gradients are held at once; changes memory, not the result.
+    >>> grown(torch.tensor([1.0]), torch.zeros(3))
+    tensor([1., 0., 0.])
     """
-    mode, device = model.training, model.device
-    model.eval()
-    params = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
-    total = {k: torch.zeros_like(p) for k, p in params.items()}
-
-    def log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor, allowed: Tensor) -> Tensor:
-        logits = torch.func.functional_call(model, weights, (x.unsqueeze(0),)).logits
-        return -cross_entropy(logits, y.unsqueeze(0), allowed.unsqueeze(0))
-
-    gradients = torch.func.vmap(torch.func.grad(log_likelihood), in_dims=(None, 0, 0, 0))
-    chosen = data.subset(torch.randperm(len(data), generator=generator)[:n_samples].to(data.device))
-    uniform = torch.rand(len(chosen), generator=generator)
-    seen = 0
-    for batch in chosen.batches(chunk):
-        x, y = model.preprocess(move(batch.raw, device)), batch.y.to(device)
-        allowed = model.allowed(None if batch.task is None else batch.task.to(device))
-        if allowed is None:
-            allowed = torch.ones(len(y), model.n_seen, dtype=torch.bool, device=device)
-        if labels == "model":
-            with torch.no_grad():
-                logits = model(x).logits.masked_fill(~allowed, -torch.inf)
-            below = uniform[seen:seen + len(y)].to(device).unsqueeze(1)
-            y = (logits.softmax(1).cumsum(1) < below).sum(1).clamp(max=model.n_seen - 1)
-            y = torch.where(allowed.gather(1, y.unsqueeze(1)).squeeze(1), y, batch.y.to(device))
-        for k, g in gradients(params, x, y, allowed).items():
-            total[k] += g.square().sum(0)
-        seen += len(y)
-    model.train(mode)
-    return {k: t / max(seen, 1) for k, t in total.items()}
+    return value if value.shape == rest.shape else torch.cat([value, rest[len(value):]])
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -213,7 +214,7 @@ class _Run:
     def restore(self, state: dict[str, Any]) -> None:
         """Put back model, strategy and what was counted."""
         self.model.load_state_dict(state["model"])
-        self.strategy.load_state_dict(self.model, state["strategy"])
+        self.strategy.load_state_dict(self.model, copy.deepcopy(state["strategy"]))  # may be put back twice
         self.online_hits, self.online_rows = state["online"]
         self.carried = state["carried"]
 

@@ -90,7 +90,8 @@ def published(experiments: Sequence[str]) -> list[Published]:
     for asked in experiments:
         names = [name for name in known if name == asked or name.startswith(f"{asked.rstrip('/')}/")]
         if not names:
-            raise ConfigError(unknown("experiment", asked, [*known, *{name.rpartition("/")[0] for name in known} - {""}]))
+            folders = {name.rpartition("/")[0] for name in known} - {""}
+            raise ConfigError(unknown("experiment", asked, [*known, *folders]))
         rows = [row for name in names for row in _rows(name, published_section(name))]
         if not rows:
             raise ConfigError(f"experiment={asked} reproduces no published number; those that do have a section "

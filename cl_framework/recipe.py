@@ -60,8 +60,8 @@ class Recipe:
             faults.append("Recipe.milestones is empty, so scheduler=step would never decay; set e.g. "
                           "train.milestones=[0.5,0.75]")
         if self.lr_end > self.lr or (self.lr_end and self.scheduler not in ("cosine", "restarts")):
-            faults.append(f"Recipe.lr_end={self.lr_end} is where a cosine ends: it goes with scheduler=cosine or restarts "
-                          f"and lies below train.lr, which is {self.lr}")
+            faults.append(f"Recipe.lr_end={self.lr_end} is where a cosine ends: it goes with scheduler=cosine or "
+                          f"restarts and lies below train.lr, which is {self.lr}")
         if any(not 0.0 < fraction < 1.0 for fraction in self.milestones):
             faults.append(f"Recipe.milestones are fractions between 0 and 1, got {self.milestones}")
         if faults:

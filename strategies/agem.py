@@ -25,13 +25,13 @@ from torch import Tensor
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.functional import dot
-from cl_framework.memory import Buffer, Exemplars
+from cl_framework.memory import Buffer
 from cl_framework.models import Model
 from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Output, StreamInfo, move
+from cl_framework.types import Batch, Output, StreamInfo
 
-from ._rehearsal import Rehearsal
+from ._rehearsal import Rehearsal, recalled
 
 
 @torch.no_grad()
@@ -79,7 +79,8 @@ class AGEM(Strategy):
         reached = [param for param in model.parameters() if param.grad is not None]
         if len(self._memory.buffer) == 0 or not reached:
             return
-        batch = _batch_of(model, self._memory.buffer.draw(self.reference_batch_size))
+        batch = recalled(self._memory.buffer.draw(self.reference_batch_size), model.device)
+        batch = batch._replace(x=model.preprocess(batch.raw))
         with torch.enable_grad():
             loss = self.loss(model, batch, model(batch.x))
             reference = torch.autograd.grad(loss, reached, materialize_grads=True)
@@ -104,10 +105,3 @@ class AGEM(Strategy):
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
         self._memory.load_state_dict(model, state)
-
-
-def _batch_of(model: Model, rows: Exemplars) -> Batch:
-    device = model.device
-    raw = move(rows.raw, device)
-    task = None if rows.task is None else rows.task.to(device)
-    return Batch(raw, model.preprocess(raw), rows.y.to(device), task)

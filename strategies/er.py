@@ -19,17 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.memory import Buffer
 from cl_framework.models import Model
 from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Output, StreamInfo, concat, move
+from cl_framework.types import Batch, Output, StreamInfo
 
-from ._rehearsal import Rehearsal
+from ._rehearsal import Rehearsal, appended, recalled
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,13 +55,8 @@ class ER(Strategy):
         self._memory.arrive(batch)
         if len(self._memory.buffer) == 0:
             return batch
-        old = self._memory.buffer.draw(self.replay_batch_size or len(batch.y))
-        device = batch.y.device
-        task = None
-        if batch.task is not None and old.task is not None:
-            task = torch.cat([batch.task, old.task.to(device)])
-        return batch._replace(raw=concat(batch.raw, move(old.raw, device)), y=torch.cat([batch.y, old.y.to(device)]),
-                              task=task)
+        rows = self._memory.buffer.draw(self.replay_batch_size or len(batch.y))
+        return appended(batch, recalled(rows, batch.y.device))
 
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
         """Store the rows that arrived, not the replayed ones."""

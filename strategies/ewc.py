@@ -30,13 +30,14 @@ from torch import Tensor
 
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
-from cl_framework.functional import fisher_diagonal, leading, quadratic
+from cl_framework.functional import grown
 from cl_framework.models import Model
 from cl_framework.seeding import generator
+from cl_framework.sensitivity import fisher_diagonal
 from cl_framework.strategy import Strategy
 from cl_framework.types import Batch, Output, StreamInfo
 
-from ._teacher import n_bytes
+from ._anchor import Anchor
 
 
 @dataclass(kw_only=True, eq=False)
@@ -55,42 +56,35 @@ class EWC(Strategy):
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Nothing is anchored yet."""
         self._generator = generator(info.seed, "ewc", "fisher")
-        self._fisher: dict[str, Tensor] = {}
-        self._anchor: dict[str, Tensor] = {}
+        self._anchor = Anchor()
 
     def penalty(self, model: Model, batch: Batch, output: Output) -> Tensor:
         """lambda/2 F (theta - theta*)^2."""
-        if not self._fisher or self.importance == 0:
-            return super().penalty(model, batch, output)
-        return self.importance / 2 * quadratic(dict(model.named_parameters()), self._anchor, self._fisher)
+        return self._anchor.penalty(model, self.importance / 2)
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Measure the Fisher information and merge it in."""
         fisher = fisher_diagonal(model, experience.train, n_samples=self.n_samples, generator=self._generator,
                                  labels=self.labels)
-        params = dict(model.named_parameters())
+        params, old, anchor = dict(model.named_parameters()), self._anchor.importance, self._anchor.theta
         for name, new in fisher.items():
             theta = params[name].detach().clone()
-            if name in self._fisher:
-                old, anchor = torch.zeros_like(new), theta.clone()
-                leading(old, self._fisher[name]).copy_(self._fisher[name])
-                leading(anchor, self._anchor[name]).copy_(self._anchor[name])
-                total = old + new
+            if name in old:
+                total = grown(old[name], torch.zeros_like(new)) + new
                 share = torch.where(total > 0, new / total, 0.0)
-                self._fisher[name], self._anchor[name] = total, anchor.lerp(theta, share)
+                old[name], anchor[name] = total, grown(anchor[name], theta).lerp(theta, share)
             else:
-                self._fisher[name], self._anchor[name] = new, theta
+                old[name], anchor[name] = new, theta
 
     def metrics(self) -> Mapping[str, float]:
         """Bytes of importance and anchor."""
-        return {"memory_bytes": n_bytes([*self._fisher.values(), *self._anchor.values()])}
+        return {"memory_bytes": self._anchor.n_bytes}
 
     def state_dict(self) -> dict[str, Any]:
         """Importance, anchor and the generator."""
-        return {"fisher": dict(self._fisher), "anchor": dict(self._anchor), "generator": self._generator.get_state()}
+        return {**self._anchor.state_dict(), "generator": self._generator.get_state()}
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
-        self._fisher = {name: value.to(model.device) for name, value in state["fisher"].items()}
-        self._anchor = {name: value.to(model.device) for name, value in state["anchor"].items()}
+        self._anchor.load_state_dict(model, state)
         self._generator.set_state(state["generator"].cpu())

@@ -15,14 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from cl_framework.data import Dataset
 from cl_framework.experience import Experience
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
-from cl_framework.types import Need, StreamInfo
+from cl_framework.types import Need, StreamInfo, n_bytes
+
+from ._weights import copied_tensors, reset
 
 
 @dataclass(kw_only=True, eq=False)
@@ -40,21 +41,13 @@ class Joint(Strategy):
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Keep the initial weights."""
-        self._initial = _tensors_of(model) if self.from_scratch else {}
+        self._initial: dict[str, Tensor] = copied_tensors(model) if self.from_scratch else {}
         self._past_bytes = 0
         self._last = info.n_experiences - 1
 
-    @torch.no_grad()
     def before_experience(self, model: Model, experience: Experience) -> None:
         """Put the initial weights back. Rows that the head has just grown are initial already; they are kept too."""
-        for name, current in _named_tensors(model).items():
-            initial = self._initial.get(name)
-            if initial is None:
-                continue
-            if initial.shape != current.shape:
-                initial = torch.cat([initial.to(current), current[len(initial):]])
-                self._initial[name] = initial
-            current.copy_(initial)
+        self._initial = reset(model, self._initial)
 
     def train_data(self, experience: Experience, data: Dataset) -> Dataset:
         """All rows so far."""
@@ -69,23 +62,13 @@ class Joint(Strategy):
 
     def metrics(self) -> Mapping[str, float]:
         """Bytes of the past rows that were read again, and of the initial weights."""
-        kept = sum(value.numel() * value.element_size() for value in self._initial.values())
-        return {"memory_bytes": self._past_bytes + kept}
+        return {"memory_bytes": self._past_bytes + n_bytes(self._initial)}
 
     def state_dict(self) -> dict[str, Any]:
         """The initial weights."""
-        return {"initial": {name: value.clone() for name, value in self._initial.items()},
-                "past_bytes": self._past_bytes}
+        return {"initial": dict(self._initial), "past_bytes": self._past_bytes}
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
-        self._initial = {name: value.clone() for name, value in state["initial"].items()}
+        self._initial = {name: value.to(model.device) for name, value in state["initial"].items()}
         self._past_bytes = state["past_bytes"]
-
-
-def _named_tensors(model: Model) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _tensors_of(model: Model) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in _named_tensors(model).items()}

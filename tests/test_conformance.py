@@ -12,9 +12,10 @@ from cl_framework.registry import load, plugins
 from cl_framework.strategy import Strategy
 
 STRATEGIES = [load("strategy", name)() for name in plugins("strategy")]
-PAIRS = [("er", "lwf"), ("er", "ewc"), ("agem", "lwf")]
+PAIRS = [("er", "lwf"), ("er", "ewc"), ("agem", "lwf"), ("derpp", "lwf")]
 CHAINS = [Chain(load("strategy", first)(), load("strategy", second)()) for first, second in PAIRS]
-SCENARIOS = [load("scenario", name)() for name in plugins("scenario") if name.startswith("split_")]
+SCENARIOS = [load("scenario", name)() for name in plugins("scenario")
+             if name not in {"custom", "avalanche"}]
 
 
 def available(scenario):

@@ -10,7 +10,6 @@ from cl_framework.functional import (
     cross_entropy,
     distillation,
     dot,
-    fisher_diagonal,
     gradients_of,
     leading,
     quadratic,
@@ -18,6 +17,7 @@ from cl_framework.functional import (
     symmetric_cross_entropy,
 )
 from cl_framework.models import Head, Model
+from cl_framework.sensitivity import fisher_diagonal
 
 
 def randn(*shape, seed=0):
