@@ -64,20 +64,20 @@ PUBLISHED = ("hsu2018_class", "hsu2018_domain", "hsu2018_task", "gdumb2020", "de
 
 def published() -> list[str]:
     """The tables of published numbers, each with its command, commits and cost."""
-    lines = ["## Published numbers, reproduced", "", """Each row is a preset under `configs/experiment`; its name, and the
-command of a table, stand below the table. `make reproduce` runs all of them, two processes at a time, and goes on where it
-was stopped; `clf report runs=runs/reproduce experiment=hsu2018/class` prints a table. The comparison is two-sided: a mean
-that is better than the published one is as much *outside* as one that is worse. No setting was changed after a result was
-seen; where we know what differs, the last column says it.""", ""]
+    lines = ["## Published numbers, reproduced", "", """Each row is a preset under `configs/experiment`, and the command
+that ran a table stands below it. `make reproduce` runs all of them, two processes at a time, and goes on where it was
+stopped; `clf report runs=runs/reproduce experiment=hsu2018/class` prints a table. The comparison is two-sided: a mean
+that is better than the published one is as much *outside* as one that is worse. No setting was changed after a result
+was seen; where we know what differs, the last column says it.""", ""]
     for name in PUBLISHED:
         record = json.loads((ROOT / "runs" / "reference" / f"{name}.json").read_text())
         rows = [_comparison(row) for row in record["rows"]]
         commits = sorted({commit for row in rows for commit in row.git_commits})
         environment = record["environment"]
         lines += [*as_markdown(rows).split("\n")[:-1], "```", record["command"], "```", "",
-                  f"CPU time of all runs: {record['cpu_seconds'] / 60:.0f} minutes. Commit {', '.join(commits)}; Python "
-                  f"{environment['python']}, torch {environment['packages']['torch']}, {environment['device']}. Record: "
-                  f"`runs/reference/{name}.json`.", ""]
+                  f"CPU time of all runs: {record['cpu_seconds'] / 60:.0f} minutes. Commit {', '.join(commits)}; "
+                  f"Python {environment['python']}, torch {environment['packages']['torch']}, {environment['device']}. "
+                  f"Record: `runs/reference/{name}.json`.", ""]
     return lines
 
 

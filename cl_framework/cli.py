@@ -285,9 +285,11 @@ def _data(command: Command) -> int:
         images = source.load()
         print(f"{name}: {len(images.train_y)} training and {len(images.test_y)} test rows, {source.cache_file}")
         return 0
-    for known in plugins("dataset"):
+    names = plugins("dataset")
+    width = max(map(len, names))
+    for known in names:
         source = load("dataset", known)
-        print(f"  {known:16} {source.status()}")
+        print(f"  {known:{width}} {source.status()}")
     return 0
 
 

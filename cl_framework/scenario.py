@@ -44,12 +44,21 @@ class Stream(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """What one experience of a resident stream is made of: rows, held-out rows, labels and their names."""
+    """What one experience of a resident stream is made of.
+
+    Attributes:
+        train: training rows.
+        test: held-out rows.
+        classes: labels that occur in the training rows.
+        class_names: their names.
+        test_classes: labels that occur in the held-out rows; `classes` when None.
+    """
 
     train: Dataset
     test: Dataset
     classes: tuple[int, ...]
     class_names: tuple[str, ...]
+    test_classes: tuple[int, ...] | None = None
 
 
 class ResidentStream(Stream):
@@ -83,7 +92,8 @@ class ResidentStream(Stream):
     def test(self, index: int) -> TestSet:
         """Held-out rows of the experience at `index`."""
         part = self._parts[index]
-        return TestSet(part.test, part.classes, self.info.setting)
+        classes = part.classes if part.test_classes is None else part.test_classes
+        return TestSet(part.test, classes, self.info.setting)
 
 
 @dataclass(kw_only=True)
@@ -128,9 +138,9 @@ def phase_classes(n_classes: int, phase: Phase) -> range:
     >>> phase_classes(10, Phase.TUNING), phase_classes(10, Phase.EVALUATION)
     (range(0, 5), range(5, 10))
     """
-    if phase is Phase.SINGLE:
+    if phase == Phase.SINGLE:  # equal, not identical: "single" is a phase, too
         return range(n_classes)
     half = n_classes // 2
     if half == 0:
         raise ConfigError(f"{n_classes} class cannot be cut into a tuning and an evaluation half; use phase=single")
-    return range(half) if phase is Phase.TUNING else range(half, 2 * half)
+    return range(half) if phase == Phase.TUNING else range(half, 2 * half)

@@ -102,9 +102,12 @@ def labels_lie_within_classes(scenario: Scenario) -> None:
     """Training and held-out labels of an experience are its classes, numbered in order of appearance."""
     stream, seen = _open(scenario), -1
     for experience in stream:
-        for name, data in (("training", experience.train), ("held-out", stream.test(experience.index).data)):
+        test = stream.test(experience.index)
+        assert set(test.classes) <= set(experience.classes), f"{test.classes} are tested, {experience.classes} trained"
+        for name, data, classes in (("training", experience.train, experience.classes),
+                                    ("held-out", test.data, test.classes)):
             labels = set(data.y.unique().tolist())
-            assert labels <= set(experience.classes), f"{name} labels {labels} are not among {experience.classes}"
+            assert labels <= set(classes), f"{name} labels {labels} are not among {classes}"
         assert set(experience.train.y.unique().tolist()) == set(experience.classes), "a class has no training row"
         new = {label for label in experience.classes if label > seen}
         assert new == set(range(seen + 1, seen + 1 + len(new))), "labels are not numbered in order of appearance"

@@ -28,7 +28,8 @@ from cl_framework import (
 )
 
 from ._avalanche import Classic, open_classic
-from ._split import Labelled, cut, experience_sizes
+from ._cut import Labelled, cut
+from ._sizes import experience_sizes
 
 
 @dataclass(kw_only=True)
@@ -52,7 +53,7 @@ class Avalanche(Scenario):
         """The stream of one phase. Tuning and evaluation cut the classes of a class-incremental benchmark anew."""
         classic = open_classic(self.benchmark, self.n_experiences, order_seed, self.arguments)
         setting = _setting(classic)
-        if phase is Phase.SINGLE:
+        if phase == Phase.SINGLE:
             parts = _parts(classic, setting)
         elif setting is Setting.CLASS and _is_disjoint(classic):
             parts = self._half(classic, phase, order_seed)

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from cl_framework import ConfigError, DataError, bounded
 from cl_framework.sources import PARTS, image_set
 
+from ._cut import Labelled
 from ._folders import read_image_folder, read_npz
-from ._split import Labelled, Split
+from ._split import Split
 
 _CHANNELS = {1, 3, 4}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from cl_framework import bounded
+from cl_framework import ConfigError, bounded
 from cl_framework.sources import Source
 
-from . import _images
-from ._split import Labelled
+from . import _glyphs, _images, _letter
+from ._cut import Labelled
+from ._pixels import Padded
 from ._split import Split as _Split
 
 
@@ -20,17 +22,41 @@ class Split(_Split):
     is_official: bool = True
     """Take the published files alone; false takes altered or generated ones of the same format from the data set's
     folder in CLF_DATA, unverified and cached apart. The digest of what was used is in environment.json."""
+    pad: int = bounded(0, low=0)
+    """Zero pixels on each side of an image, added when it is read; 2 makes 28x28 into 32x32."""
+    augment: Literal["source", "none", "crop", "crop_flip"] = "source"
+    """Of training images: what is usual for the data set, nothing, random crops after padding by 4, or these and
+    flips."""
+    normalise: bool = True
+    """Subtract the mean of the data set and divide by its deviation; false leaves raw/255."""
 
     @abstractmethod
     def source(self) -> Source:
         """Where the data set comes from."""
 
     def read(self) -> Labelled:
-        """The data set, memory-mapped from the cache."""
+        """The data set, memory-mapped from the cache, as its fields want it seen."""
         source = self.source() if self.is_official else self.source().altered()
-        names = source.class_names or tuple(str(label) for label in range(source.n_classes))
-        return Labelled(name=source.name, images=source.load(), class_names=names, mean=source.mean, std=source.std,
-                        augment=source.augment)
+        data = Labelled.of(source)
+        if self.pad:
+            data = _padded(data, Padded(self.pad))
+        if self.augment != "source":
+            if self.augment != "none" and data.images.train_x.dim() != 4:
+                raise ConfigError(f"scenario.augment={self.augment} needs images, but {data.name} has vectors; "
+                                  "leave scenario.augment out")
+            data = replace(data, augment=self.augment)
+        return data if self.normalise else replace(data, mean=(0.0,), std=(1.0,))
+
+
+def _padded(data: Labelled, views: Padded) -> Labelled:
+    """The same images with zeros around, their mean and deviation in closed form."""
+    shape = data.images.train_x.shape
+    if len(shape) != 4:
+        raise ConfigError(f"scenario.pad={views.pixels} needs images, but {data.name} has rows of shape "
+                          f"{tuple(shape[1:])}; leave scenario.pad out")
+    assert data.mean is not None and data.std is not None
+    mean, std = views.moments(data.mean, data.std, (shape[2], shape[3]))
+    return replace(data, views=views, mean=mean, std=std)
 
 
 @dataclass(kw_only=True)
@@ -113,3 +139,38 @@ class SplitTinyImageNet(Split):
     def source(self) -> Source:
         """Tiny-ImageNet."""
         return _images.TINY_IMAGENET
+
+
+@dataclass(kw_only=True)
+class SplitGlyphs(Split):
+    """Letters and digits of 465 fonts, 28x28, 36 classes in 9 experiences of 4.
+
+    Upper and lower case are one class. Held-out images are of other families of fonts than training images. Rendered
+    here, so that images may differ by a grey level between versions of the font renderer.
+
+    Literature: Bulatov, notMNIST dataset, 2011; fonts by Brian Kent (AEnigma).
+    """
+
+    n_experiences: int = bounded(9, low=1)
+    """Number of experiences of an even split."""
+
+    def source(self) -> Source:
+        """The glyphs."""
+        return _glyphs.GLYPHS
+
+
+@dataclass(kw_only=True)
+class SplitLetter(Split):
+    """UCI's letters as vectors of 16 values, 26 classes in 13 experiences of 2. Goes with model=mlp.
+
+    Every fifth distinct row is held out with its copies.
+
+    Literature: Frey and Slate, Letter recognition using Holland-style adaptive classifiers, Machine Learning 6, 1991.
+    """
+
+    n_experiences: int = bounded(13, low=1)
+    """Number of experiences of an even split."""
+
+    def source(self) -> Source:
+        """The letters."""
+        return _letter.LETTER

@@ -8,7 +8,8 @@ The baseline of Kirkpatrick et al., "Overcoming catastrophic forgetting in neura
 (figure 2), and of Hsu et al., "Re-evaluating Continual Learning Scenarios", 2018, arXiv 1810.12488, where the factor
 1/2 is missing: their coefficient is half of lambda. It is elastic weight consolidation with every importance 1 and a
 single anchor, and shows what knowing the important weights is worth. It is not weight decay, which pulls towards 0.
-Rows of the head for classes not met yet hold no knowledge: they are free, whether the head grows or not.
+All weights that exist are held, also rows of a whole head for classes not met yet, which have only their initial values
+to keep: they learn the more slowly for it. Rows that a growing head gets later are free.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cl_framework.models import Model
 from cl_framework.strategy import Strategy
 from cl_framework.types import Batch, Output, StreamInfo
 
-from ._anchor import Anchor
+from ._anchor import Anchor, trainable
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,10 +49,7 @@ class L2(Strategy):
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Anchor the weights where they are."""
-        body, head = model.body.named_parameters("body"), model.head.named_parameters("head")
-        self._anchor.theta = {name: param.detach().clone() for name, param in body if param.requires_grad}
-        self._anchor.theta |= {name: param.detach()[:model.n_seen].clone() for name, param in head
-                               if param.requires_grad}
+        self._anchor.theta = {name: param.detach().clone() for name, param in trainable(model).items()}
         self._anchor.importance = dict.fromkeys(self._anchor.theta, torch.ones((), device=model.device))
 
     def metrics(self) -> Mapping[str, float]:

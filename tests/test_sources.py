@@ -93,7 +93,8 @@ def test_user_folder_comes_before_other_places(home: Path, shelf: Folder) -> Non
     assert len(toy().load().train_x) == 40
 
 
-def test_nothing_reachable_is_one_error_that_says_what_to_do(home: Path) -> None:
+def test_nothing_reachable_is_one_error_that_says_what_to_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLF_OFFLINE", raising=False)
     source = toy(Installed("no_such_package", "x"), Url("http://127.0.0.1:9/", ("toy.npz",), seconds=1))
     with pytest.raises(DataError) as caught:
         source.load()

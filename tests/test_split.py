@@ -93,6 +93,12 @@ def test_phases_share_no_class_and_no_image() -> None:
     assert tuning.info.n_classes == 5
 
 
+def test_a_phase_may_be_given_by_its_name() -> None:
+    for phase in Phase:
+        by_name = SplitDigits().open(str(phase), None)  # type: ignore[arg-type]
+        assert [each.class_names for each in by_name] == [each.class_names for each in SplitDigits().open(phase, None)]
+
+
 def test_online_means_one_epoch() -> None:
     assert SplitDigits(is_online=True).recipe() == {"epochs": 1} and SplitDigits().recipe() == {}
     assert SplitDigits(is_online=True).open(Phase.SINGLE, None).info.is_online
