@@ -74,7 +74,7 @@ was seen; where we know what differs, the last column says it.""", ""]
         rows = [_comparison(row) for row in record["rows"]]
         commits = sorted({commit for row in rows for commit in row.git_commits})
         environment = record["environment"]
-        lines += [*as_markdown(rows).split("\n")[:-1], "```", record["command"], "```", "",
+        lines += [*as_markdown(rows).split("\n")[:-1], "```", *record["commands"], "```", "",
                   f"CPU time of all runs: {record['cpu_seconds'] / 60:.0f} minutes. Commit {', '.join(commits)}; "
                   f"Python {environment['python']}, torch {environment['packages']['torch']}, {environment['device']}. "
                   f"Record: `runs/reference/{name}.json`.", ""]

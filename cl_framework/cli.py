@@ -29,7 +29,7 @@ clf VERB {KEY=VALUES}        continual-learning experiments
   clf resume run=PATH                                       go on with a stopped run
   clf report runs=PATH format=text|json|csv|markdown        mean, deviation and n over seeds
   clf report runs=PATH experiment=hsu2018                   the same beside published numbers
-  clf list [kind=strategy|scenario|model|metric|dataset]    what there is
+  clf list [kind=strategy|scenario|model|metric|dataset|experiment]    what there is
   clf show strategy=er                                      what one is, and its fields
   clf check strategy=er                                     hold a plugin against its contract
   clf data [get=mnist]                                      data sets: where they are, fetch one
@@ -222,10 +222,15 @@ def _report(command: Command) -> int:
 
 def _list(command: Command) -> int:
     from cl_framework.listing import describe
+    from cl_framework.presets import headline, preset_names
 
     kind = _take(command, ["kind"]).get("kind")
+    if kind == "experiment":
+        for name in preset_names(kind):
+            print(f"  {name:36} {headline(kind, name)}")
+        return 0
     if kind is not None and kind not in GROUPS:
-        raise ConfigError(unknown("kind", str(kind), GROUPS))
+        raise ConfigError(unknown("kind", str(kind), [*GROUPS, "experiment"]))
     for group in GROUPS if kind is None else [str(kind)]:
         print(f"{group}=")
         for name, point in plugins(group).items():
@@ -235,6 +240,8 @@ def _list(command: Command) -> int:
                 summary = f"BROKEN: {error}"
             print(f"  {name:30} {summary}")
         print()
+    if kind is None:
+        print(f"experiment=\n  {len(preset_names('experiment'))} presets: clf list kind=experiment")
     return 0
 
 

@@ -45,13 +45,14 @@ def _tables(found: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]
 
 def _counts(found: Sequence[Comparison]) -> str:
     verdicts = [each.verdict for each in found]
-    counted = [f"{verdicts.count(name)} {name}" for name in ("inside", "outside", "one run", "not run")
+    counted = [f"{verdicts.count(name)} {name}" for name in ("inside", "outside", "guide", "one run", "not run")
                if name in verdicts]
-    return f"{len(found)} rows: {', '.join(counted)}"
+    return f"{len(found)} row{'s' * (len(found) > 1)}: {', '.join(counted)}"
 
 
 _LEGEND = ("published: mean ± standard deviation, as printed; inside: the means differ by at most two standard errors "
-           "of their difference; (guide): not read in its source, no target")
+           "of their difference (where no deviation was published, theirs is taken to be ours); guide: not read in its "
+           "source, no target")
 
 
 def as_text(found: Sequence[Comparison], width: int | None = None) -> str:

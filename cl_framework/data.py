@@ -21,7 +21,7 @@ class Dataset:
     Args:
         raw: the store, [N, ...]; shared between data sets and never copied.
         y: labels of the chosen rows, int64 [n].
-        rows: which rows of the store, int64 [n]; all of them when None.
+        rows: which rows of the store, int64 [n]; all of them, without an index, when None.
         task: the task label of each chosen row, int64 [n], or None where none is given.
         views: how stored rows are seen; as they are when None.
         view: the number of the view of each chosen row, int64 [n]; goes with `views`.
@@ -34,9 +34,10 @@ class Dataset:
     def __init__(self, raw: Inputs, y: Tensor, rows: Tensor | None = None, task: Tensor | None = None,
                  views: Views | None = None, view: Tensor | None = None) -> None:
         self._raw = raw
-        self._rows = torch.arange(n_rows(raw)) if rows is None else rows
-        if len(self._rows) != len(y):
-            raise ValueError(f"expected a label for each of {len(self._rows)} rows, got {len(y)} labels")
+        self._rows = rows
+        n = n_rows(raw) if rows is None else len(rows)
+        if n != len(y):
+            raise ValueError(f"expected a label for each of {n} rows, got {len(y)} labels")
         if (views is None) != (view is None):
             raise ValueError("views and the view of each row go together; give both or neither")
         self.y = y
@@ -54,7 +55,12 @@ class Dataset:
     @property
     def raw(self) -> Inputs:
         """A copy of the rows, [n, ...]."""
-        return self._seen(self._rows, self._view)
+        return self._seen(self._places, self._view)
+
+    @property
+    def _places(self) -> Tensor:
+        """Which rows of the store, int64 [n]."""
+        return torch.arange(len(self), device=self.device) if self._rows is None else self._rows
 
     def _seen(self, rows: Tensor, view: Tensor | None) -> Inputs:
         stored = select(self._raw, rows)
@@ -70,7 +76,7 @@ class Dataset:
         """The rows at `positions` (int64, 0 <= p < len(self)) as a batch whose `x` is not filled in yet."""
         task = None if self.task is None else self.task.index_select(0, positions)
         view = None if self._view is None else self._view.index_select(0, positions)
-        raw = self._seen(self._rows.index_select(0, positions), view)
+        raw = self._seen(positions if self._rows is None else self._rows.index_select(0, positions), view)
         return Batch(raw, NOT_YET, self.y.index_select(0, positions), task)
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -80,7 +86,7 @@ class Dataset:
 
     def subset(self, positions: Tensor) -> Dataset:
         """A data set of the rows at `positions`; the store is shared."""
-        return self._with(self._raw, self._rows[positions], self.y[positions],
+        return self._with(self._raw, positions if self._rows is None else self._rows[positions], self.y[positions],
                           *(None if column is None else column[positions] for column in (self.task, self._view)))
 
     def to(self, device: torch.device) -> Dataset:
@@ -92,10 +98,10 @@ class Dataset:
         return self._on(other.device, other._raw)
 
     def _on(self, device: torch.device, raw: Inputs) -> Dataset:
-        return self._with(raw, self._rows.to(device), self.y.to(device),
+        return self._with(raw, None if self._rows is None else self._rows.to(device), self.y.to(device),
                           *(None if column is None else column.to(device) for column in (self.task, self._view)))
 
-    def _with(self, raw: Inputs, rows: Tensor, y: Tensor, task: Tensor | None, view: Tensor | None) -> Dataset:
+    def _with(self, raw: Inputs, rows: Tensor | None, y: Tensor, task: Tensor | None, view: Tensor | None) -> Dataset:
         return Dataset(raw, y, rows, task, self._views, view)
 
     @property
@@ -115,7 +121,7 @@ class Dataset:
         y = torch.cat([part.y for part in parts])
         task = _joined([part.task for part in parts])
         if all(part._raw is first._raw and part._views is first._views for part in parts):
-            return first._with(first._raw, torch.cat([part._rows for part in parts]), y, task,
+            return first._with(first._raw, torch.cat([part._places for part in parts]), y, task,
                                _joined([part._view for part in parts]))
         raw = first.raw
         for part in parts[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import traceback
@@ -15,13 +16,14 @@ from rich.console import Console
 
 from cl_framework.checkpoint import Vault
 from cl_framework.config import Job, from_tree
-from cl_framework.errors import ClfError, Stopped
+from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.files import write_json
 from cl_framework.observer import Observers
 from cl_framework.progress import progress_for
 from cl_framework.protocol import build_model, check_needs, check_recipe, run_stream
 from cl_framework.runs import RunFolder, Writer, summarise
 from cl_framework.scenario import Stream
+from cl_framework.seeding import untouched
 from cl_framework.tracking import trackers
 from cl_framework.types import Phase
 
@@ -53,10 +55,23 @@ def check_job(job: Job) -> None:
         ClfError: the data, the strategy's needs or the model do not fit.
     """
     info = open_stream(job).info
-    check_needs(job.strategy, info)
-    check_recipe(job.recipe, info)
+    check_recipe(job.recipe, info, job.architecture)
     job.hardware.trainer()
-    build_model(job.architecture, info, 0)
+    model = build_model(job.architecture, info, 0)
+    try:
+        check_needs(job.strategy, info)
+        with untouched():
+            copy.deepcopy(job.strategy).setup(model, info)
+    except ConfigError as error:
+        raise ConfigError([_by_key(job, fault) for fault in error.faults]) from None
+
+
+def _by_key(job: Job, fault: str) -> str:
+    """A sentence about a class in the command line's words: `ICaRL.memory_size` is `strategy.icarl.memory_size`."""
+    for part, name in zip(job.strategy.parts(), job.name("strategy").split("+"), strict=True):
+        cls = type(part).__name__
+        fault = fault.replace(f"{cls}.", f"strategy.{name}.").replace(f"{cls} ", f"{name} ")
+    return fault
 
 
 def execute(job: Job, out: Path, command: str, console: Console) -> dict[str, Any]:

@@ -130,7 +130,8 @@ class Learner(L.LightningModule):
                 step = self.cursor.stream_step - back
                 raise Diverged(
                     f"the loss is {loss} at step {step} of the stream (experience {self.cursor.experience}); the run "
-                    "stops and its last good checkpoint is kept. Try a lower train.lr, or train.clip=1.0"
+                    "stops and its last good checkpoint is kept. Try a lower train.lr, train.clip=1.0, or a weaker "
+                    "penalty of the strategy"
                 )
         self._on_chunk(self._optimizer, losses)
 

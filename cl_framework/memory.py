@@ -61,7 +61,7 @@ class Buffer:
         self.n_seen = 0
         self._generator = generator
         self._size = 0
-        self._keys = torch.empty(capacity, dtype=torch.float64)
+        self._keys = _allocated((capacity,), torch.float64, torch.device("cpu"))
         self._columns: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
@@ -69,8 +69,8 @@ class Buffer:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that are allocated for rows and their keys; 0 before the first row."""
-        return n_bytes({**self._columns, "": self._keys}) if self._columns else 0
+        """Bytes that are allocated for rows and their keys; those of the keys alone before the first row."""
+        return n_bytes({**self._columns, "": self._keys})
 
     def add(self, raw: Inputs, y: Tensor, task: Tensor | None = None,
             extra: Mapping[str, Tensor] | None = None) -> None:
@@ -115,9 +115,19 @@ class Buffer:
         Raises:
             ConfigError: nothing was ever stored, so that the shape of a row is not known.
         """
+        return self._taken(torch.randperm(self._size, generator=self._generator)[:n])
+
+    def rows(self) -> Exemplars:
+        """All rows in the order of their places; draws nothing.
+
+        Raises:
+            ConfigError: nothing was ever stored, so that the shape of a row is not known.
+        """
+        return self._taken(torch.arange(self._size))
+
+    def _taken(self, chosen: Tensor) -> Exemplars:
         if not self._columns:
             raise ConfigError("cannot draw from a buffer that never stored a row; look at len(buffer) first")
-        chosen = torch.randperm(self._size, generator=self._generator)[:n]
         rows = {name: store.index_select(0, chosen.to(store.device)) for name, store in self._columns.items()}
         raw: Inputs = rows["raw"] if "raw" in rows else _prefixed(rows, "raw/")
         return Exemplars(raw, rows["y"], rows.get("task"), _prefixed(rows, "extra/"))
@@ -168,7 +178,7 @@ class Buffer:
 
     def _allocate(self, columns: Mapping[str, Tensor]) -> None:
         for name, rows in columns.items():
-            self._columns[name] = torch.empty((self.capacity, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+            self._columns[name] = _allocated((self.capacity, *rows.shape[1:]), rows.dtype, rows.device)
 
     def _check(self, columns: Mapping[str, Tensor], n: int) -> None:
         faults = [f"buffer column '{name}' has {len(rows)} rows, expected one for each of {n} labels"
@@ -182,6 +192,14 @@ class Buffer:
                               f"got {tuple(rows.shape[1:])} and {rows.dtype}; pad or convert them first")
         if faults:
             raise ConfigError(faults)
+
+
+def _allocated(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=dtype, device=device)
+    except (RuntimeError, MemoryError):
+        raise ConfigError(f"a buffer of {shape[0]:,} rows does not fit into memory (a column of shape {shape} and "
+                          f"{dtype}); lower memory_size") from None
 
 
 def _flatten(raw: Inputs, y: Tensor, task: Tensor | None, extra: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

@@ -146,6 +146,17 @@ class Architecture(ABC):
         return Model(Preprocess(info.mean, info.std, info.augment), body, head)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of vectors; a training batch of one row, which has no variance, uses the running statistics
+    and leaves them as they are (torch's own refuses it)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised rows [B, D]."""
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
 @dataclass(kw_only=True)
 class MLP(Architecture):
     """Fully connected layers with ReLU, over flattened rows of any shape."""
@@ -169,7 +180,7 @@ class MLP(Architecture):
         for n_in, n_out in pairwise(widths):
             layers.append(nn.Linear(n_in, n_out))
             if self.norm == "batch":
-                layers.append(nn.BatchNorm1d(n_out))
+                layers.append(BatchNorm(n_out))
             layers.append(nn.ReLU())
             if self.dropout:
                 layers.append(nn.Dropout(self.dropout))

@@ -7,6 +7,7 @@ configuration: it is the number that the preset reproduces.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -16,7 +17,6 @@ from typing import Any
 import yaml
 
 from cl_framework.errors import ConfigError
-from cl_framework.registry import unknown
 
 Flat = dict[str, Any]
 """Dotted keys and their values."""
@@ -32,13 +32,12 @@ def _preset_text(group: str, name: str) -> str | None:
 
 def _sections(group: str, name: str) -> dict[str, Any] | None:
     """What the preset's files say, the shared ones first, section by section; None where there is no such preset."""
-    text = _preset_text(group, name)
-    if text is None or name.rpartition("/")[2] == _SHARED:
+    if name not in preset_names(group):
         return None
     folders = name.split("/")[:-1]
     shared = ["/".join([*folders[:depth], _SHARED]) for depth in range(len(folders) + 1)]
     merged: dict[str, Any] = {}
-    for content in [*(_preset_text(group, each) or "" for each in shared), text]:
+    for content in (_preset_text(group, each) or "" for each in [*shared, name]):
         for key, value in (yaml.safe_load(content) or {}).items():
             before = merged.get(key)
             merged[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
@@ -54,7 +53,7 @@ def preset(group: str, name: str, *, must_exist: bool = False) -> Flat:
     sections = _sections(group, name)
     if sections is None:
         if must_exist:
-            raise ConfigError(unknown(group, name, preset_names(group)))
+            raise ConfigError(no_preset(group, name))
         return {}
     flat: Flat = {}
     for key, value in sections.items():
@@ -79,14 +78,33 @@ def published_section(name: str) -> dict[str, Any]:
     """
     sections = _sections("experiment", name)
     if sections is None:
-        raise ConfigError(unknown("experiment", name, preset_names("experiment")))
+        raise ConfigError(no_preset("experiment", name))
     return dict(sections.get("published", {}))
 
 
-def preset_names(group: str) -> list[str]:
+def no_preset(group: str, name: str) -> str:
+    """The sentence for a preset that is not there, or is a folder of them."""
+    names = preset_names(group)
+    inside = [each for each in names if each.startswith(f"{name.rstrip('/')}/")]
+    if inside:
+        return (f"{group}={name} is a folder of {len(inside)} presets; name one, such as {group}={inside[0]} "
+                f"(`clf list kind={group}` shows them)")
+    folders = {each.rpartition("/")[0] for each in names} - {""}
+    near = difflib.get_close_matches(name, [*names, *sorted(folders)], n=1, cutoff=0.6)
+    hint = f"did you mean '{near[0]}'?" if near else f"`clf list kind={group}` shows them"
+    return f"unknown {group} '{name}'; {hint}"
+
+
+@cache
+def preset_names(group: str) -> tuple[str, ...]:
     """The presets of a group."""
     folder = files("cl_framework.configs") / group
-    return sorted(_names_below(folder, "")) if folder.is_dir() else []
+    return tuple(sorted(_names_below(folder, ""))) if folder.is_dir() else ()
+
+
+def headline(group: str, name: str) -> str:
+    """The first line of a preset: the command that uses it."""
+    return (_preset_text(group, name) or "").partition("\n")[0].removeprefix("# ")
 
 
 def _names_below(folder: Traversable, prefix: str) -> Iterator[str]:

@@ -41,17 +41,20 @@ def check_needs(strategy: Strategy, info: StreamInfo) -> None:
     missing = sorted(need for need in strategy.needs if need not in info.offers)
     if missing:
         name = "+".join(type(part).__name__ for part in strategy.parts())
-        offered = ", ".join(sorted(info.offers)) or "nothing"
-        raise ConfigError(f"{name} needs {', '.join(missing)}, but the scenario offers {offered}; choose another "
+        raise ConfigError(f"{name} needs {', '.join(missing)}, which the scenario does not offer; choose another "
                           "scenario (task labels: scenario.incremental=task) or another strategy")
 
 
-def check_recipe(recipe: Recipe, info: StreamInfo) -> None:
-    """Refuse several epochs on an online stream.
+def check_recipe(recipe: Recipe, info: StreamInfo, architecture: Architecture | None = None) -> None:
+    """Refuse several epochs on an online stream, and an optimizer that is carried to a head that has grown.
 
     Raises:
         ConfigError: says what to set.
     """
+    if not recipe.reset_optimizer and architecture is not None and architecture.head == "growing" and \
+            info.setting is not Setting.DOMAIN:
+        raise ConfigError("train.reset_optimizer=false carries the optimizer's state to the next experience, which a "
+                          "growing head does not fit; set model.head=whole or train.reset_optimizer=true")
     if info.is_online and recipe.epochs != 1:
         raise ConfigError(f"an online stream shows every row once, but train.epochs is {recipe.epochs}; "
                           "set train.epochs=1 or scenario.is_online=false")

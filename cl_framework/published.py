@@ -6,7 +6,9 @@ difference,
 
     |m - m'| <= 2 sqrt(s^2 / n + s'^2 / n'),
 
-*outside* means more in either direction. Intervals are Student's, m +- t_{0.975, n - 1} s / sqrt(n).
+*outside* means more in either direction. Where no deviation was published, theirs is taken to be ours. A number that
+was not read in its source is a *guide*, and nothing is judged by it. Intervals are Student's,
+m +- t_{0.975, n - 1} s / sqrt(n).
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ from scipy.special import stdtrit
 
 from cl_framework.config import resolve
 from cl_framework.errors import ConfigError
-from cl_framework.presets import preset_names, published_section
-from cl_framework.registry import unknown
+from cl_framework.presets import no_preset, preset_names, published_section
 from cl_framework.summaries import Group, Stat
 
 
@@ -69,13 +70,15 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """inside, outside, or why neither can be said."""
+        """inside, outside, or why neither is said."""
         if self.ours is None:
             return "not run"
+        if self.published.is_guide:
+            return "guide"
         if self.ours.std is None:
             return "one run"
-        theirs = 0.0 if self.published.std is None else self.published.std**2 / (self.published.n or 1)
-        error = math.sqrt(self.ours.std**2 / self.ours.n + theirs)
+        theirs = self.ours.std if self.published.std is None else self.published.std
+        error = math.sqrt(self.ours.std**2 / self.ours.n + theirs**2 / (self.published.n or 1))
         return "inside" if abs(self.ours.mean - self.published.mean) <= 2 * error else "outside"
 
 
@@ -90,8 +93,7 @@ def published(experiments: Sequence[str]) -> list[Published]:
     for asked in experiments:
         names = [name for name in known if name == asked or name.startswith(f"{asked.rstrip('/')}/")]
         if not names:
-            folders = {name.rpartition("/")[0] for name in known} - {""}
-            raise ConfigError(unknown("experiment", asked, [*known, *folders]))
+            raise ConfigError(no_preset("experiment", asked))
         rows = [row for name in names for row in _rows(name, published_section(name))]
         if not rows:
             raise ConfigError(f"experiment={asked} reproduces no published number; those that do have a section "

@@ -108,7 +108,8 @@ def carry_on(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """
     own = optimizer.state_dict()
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    for param, kept in zip(params, state["state"].values(), strict=False):
+    for index, kept in state["state"].items():
+        param = params[index]
         if any(isinstance(value, Tensor) and value.dim() and value.shape != param.shape for value in kept.values()):
             raise ConfigError("train.reset_optimizer=false carries the optimizer's state to the next experience, but "
                               "the head has grown; set model.head=whole")

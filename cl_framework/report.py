@@ -30,6 +30,7 @@ _MAIN = {"average_accuracy": "average\naccuracy", "average_incremental_accuracy"
          "learning_accuracy": "learning\naccuracy"}
 _FEW_SEEDS = 3
 _LARGEST_MATRIX = 20
+_LONGEST_NAME = 24
 
 
 def groups(path: Path) -> list[Group]:
@@ -160,7 +161,7 @@ class _GroupsTable:
 
     def _table(self, gap: str) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        table.add_column("strategy")
+        table.add_column("strategy", max_width=_LONGEST_NAME, overflow="fold")
         table.add_column("n", justify="right")
         for heading in (*_MAIN.values(), "seconds"):
             table.add_column(heading, justify="right")

@@ -98,7 +98,8 @@ def _by_products(model: Model, rows: Rows, objective: Objective, magnitude: Magn
     layers = _linear_layers(model)
     with torch.enable_grad(), _watched(layers) as seen:
         logits = model(rows.x).logits
-        if len(seen) != len(layers) or any(inputs.dim() != 2 for _, inputs, _ in seen):
+        if len(seen) != len(layers) or any(
+                inputs.dim() != 2 or len(inputs) != len(rows.y) for _, inputs, _ in seen):
             return None
         values = torch.vmap(objective)(logits.unsqueeze(1), rows.y.unsqueeze(1), rows.allowed.unsqueeze(1))
         gradients = torch.autograd.grad(values.sum(), [output for _, _, output in seen])
@@ -124,13 +125,14 @@ def _row_by_row(model: Model, rows: Rows, objective: Objective, magnitude: Magni
     return {k: magnitude(g).sum(0) for k, g in gradients(params, rows.x, rows.y, rows.allowed).items()}
 
 
-def fisher_diagonal(model: Model, data: Dataset, *, n_samples: int, generator: torch.Generator, chunk: int = 32,
+def fisher_diagonal(model: Model, data: Dataset, *, n_samples: int, generator: torch.Generator, chunk: int = 128,
                     labels: str = "model") -> dict[str, Tensor]:
     """Diagonal of the Fisher information: the mean over samples of the squared per-sample gradient of log p.
 
-    F_i = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d theta_i)^2], one drawn label a sample ("model"), or the given label
-    ("data", the empirical Fisher). Per-sample gradients make it independent of any batch size
-    (Kirkpatrick et al., PNAS 2017, equation 3; Kunstner et al., NeurIPS 2019, on the two label choices).
+    F_i = E_x E_{y ~ p(y|x)} [(d log p(y|x) / d theta_i)^2], one drawn label a sample ("model"), the given label
+    ("data", the empirical Fisher), or the model's most likely one ("argmax", as in much code). Per-sample gradients
+    make it independent of any batch size (Kirkpatrick et al., PNAS 2017, equation 3; Kunstner et al., NeurIPS 2019, on
+    the choice of labels).
 
     Args:
         model: its mode and gradients are left as they were; it is evaluated in eval mode.
@@ -149,8 +151,11 @@ def fisher_diagonal(model: Model, data: Dataset, *, n_samples: int, generator: t
         label = (chances.cumsum(1) < below).sum(1).clamp(max=logits.shape[1] - 1)
         return torch.where(allowed.gather(1, label.unsqueeze(1)).squeeze(1), label, y)
 
-    return mean_gradient(model, chosen, log_likelihood, torch.square, chunk=chunk,
-                         relabel=drawn if labels == "model" else None)
+    def most_likely(logits: Tensor, y: Tensor, allowed: Tensor) -> Tensor:
+        return logits.masked_fill(~allowed, -torch.inf).argmax(1)
+
+    ways = {"model": drawn, "argmax": most_likely, "data": None}
+    return mean_gradient(model, chosen, log_likelihood, torch.square, chunk=chunk, relabel=ways[labels])
 
 
 def some_rows(data: Dataset, n: int, generator: torch.Generator) -> Dataset:

@@ -128,7 +128,7 @@ def parse_summary(content: object, folder: Path) -> Summary:
               for name, kinds in _KINDS.items() if name not in content or not isinstance(content[name], kinds)]
     if not faults:
         faults = [f"metric '{name}' is {value!r}" for name, value in content["metrics"].items()
-                  if value is not None and not _is_number(value)]
+                  if value is not None and (not _is_number(value) or not math.isfinite(value))]
         matrix: list[list[float | None]] = content["accuracy_matrix"] or []
         if not all(isinstance(row, list) and len(row) == len(matrix) and
                    all(value is None or _is_number(value) for value in row) for row in matrix):

@@ -63,9 +63,9 @@ class Split(Scenario):
         pool = phase_classes(len(data.class_names), phase)
         sizes = experience_sizes(len(pool), n_experiences=self.n_experiences, default=type(self).n_experiences,
                                  first=self.first, step=self.step, sizes=self.sizes)
-        if setting is Setting.DOMAIN and max(sizes) < 2:
-            raise ConfigError(f"scenario.incremental=domain with one class per experience ({len(sizes)} experiences of "
-                              f"{len(pool)} classes) leaves nothing to tell apart; take fewer experiences")
+        if setting is Setting.DOMAIN and min(sizes) < 2:
+            raise ConfigError(f"scenario.incremental=domain with one class in an experience (sizes {sizes} of the "
+                              f"{len(pool)} classes) leaves nothing to tell apart there; take fewer experiences")
         if self.blurry and (setting is not Setting.CLASS or len(sizes) < 2):
             raise ConfigError(f"scenario.blurry={self.blurry} spreads classes over the other experiences: it goes with "
                               "scenario.incremental=class and at least 2 experiences, not with "

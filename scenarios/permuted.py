@@ -34,7 +34,7 @@ class Permuted(Domains):
     """A data set of images that `clf data` lists."""
     n_experiences: int = bounded(10, low=1)
     """Number of experiences, each with a permutation of its own."""
-    permutation_seed: int = 0
+    permutation_seed: int = bounded(0, low=0)
     """Decides the permutations; `order_seed` decides their order."""
     first_is_plain: bool = False
     """The first experience shows the images as they are, as in Goodfellow et al.; else it is permuted too."""

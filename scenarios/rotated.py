@@ -40,7 +40,7 @@ class Rotated(Domains):
     angles: Literal["stratified", "even", "drawn"] = "stratified"
     """`stratified`: one drawn from each of n equal intervals, ascending, as Lopez-Paz and Ranzato do; `even`: the
     intervals' lower ends (their middles for tuning); `drawn`: n drawn from the whole range, as Buzzega et al. do."""
-    rotation_seed: int = 0
+    rotation_seed: int = bounded(0, low=0)
     """Decides the drawn angles; `order_seed` decides their order."""
 
     def domains(self, phase: Phase) -> Mapping[str, Labelled]:

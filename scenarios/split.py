@@ -22,7 +22,7 @@ class Split(_Split):
     is_official: bool = True
     """Take the published files alone; false takes altered or generated ones of the same format from the data set's
     folder in CLF_DATA, unverified and cached apart. The digest of what was used is in environment.json."""
-    pad: int = bounded(0, low=0)
+    pad: int = bounded(0, low=0, high=64)
     """Zero pixels on each side of an image, added when it is read; 2 makes 28x28 into 32x32."""
     augment: Literal["source", "none", "crop", "crop_flip"] = "source"
     """Of training images: what is usual for the data set, nothing, random crops after padding by 4, or these and

@@ -56,7 +56,7 @@ class Anchor:
     @property
     def n_bytes(self) -> int:
         """Bytes of both."""
-        return n_bytes([*self.theta.values(), *self.importance.values()])
+        return n_bytes({id(value): value for value in [*self.theta.values(), *self.importance.values()]}.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Both; neither is ever changed in place."""

@@ -39,7 +39,7 @@ def herding(features: Tensor, m: int) -> Tensor:
     target, chosen = torch.zeros_like(mean), []
     for _ in range(min(m, len(features))):
         target = target + mean
-        best = (squares - 2 * features @ target).argmin()
+        best = (squares - 2 * (features @ target)).argmin()
         chosen.append(best)
         target = target - features[best]
         squares[best] = torch.inf
@@ -54,6 +54,7 @@ class ExemplarSets:
     as it is now, from the experience's rows and, if it was met before, the exemplars that it has.
 
     Args:
+        owner: whose memory it is, for messages.
         memory_size: the most rows in all.
         least: the fewest rows that a class must get once all classes have been met.
 
@@ -61,10 +62,10 @@ class ExemplarSets:
         ConfigError: the memory is too small for that.
     """
 
-    def __init__(self, memory_size: int, info: StreamInfo, least: int = 1) -> None:
+    def __init__(self, owner: str, memory_size: int, info: StreamInfo, least: int = 1) -> None:
         if memory_size < least * info.n_classes:
             raise ConfigError(
-                f"memory_size={memory_size} leaves fewer than {least} exemplar{'s' * (least > 1)} for each of "
+                f"{owner}.memory_size={memory_size} leaves fewer than {least} exemplar{'s' * (least > 1)} for each of "
                 f"{info.n_classes} classes; set it to at least {least * info.n_classes}")
         self.rows: Dataset | None = None
         self._memory_size = memory_size

@@ -56,7 +56,7 @@ class AGEM(Strategy):
     neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
 
     memory_size: int = bounded(500, low=0)
-    """Rows that are kept in all."""
+    """Rows that are kept in all; 0 for none."""
     reference_batch_size: int = tunable(256, 64, 128, 256, 512, low=1)
     """Rows whose mean gradient is the reference of a step."""
     policy: Literal["reservoir", "class_balanced"] = "class_balanced"

@@ -68,7 +68,7 @@ class BiC(Strategy):
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """No exemplars, no teacher; every class is answered as it comes."""
-        self._exemplars = ExemplarSets(self.memory_size, info, least=2)
+        self._exemplars = ExemplarSets("BiC", self.memory_size, info, least=2)
         self._teacher: Model | None = None
         self._old: list[int] = []
         self._new: list[int] = []
@@ -121,7 +121,7 @@ class BiC(Strategy):
             alpha, beta = fit_bias(logits.cpu()[:, met], rank[rows.y.cpu()], is_new[met])
             self._scale[self._new] *= alpha
             self._shift[self._new] = alpha * self._shift[self._new] + beta
-            self._held = self._held[:0]
+            self._held = torch.empty(0, dtype=torch.int64)
         self._exemplars.after_experience(model, experience)
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:

@@ -44,7 +44,7 @@ class DERpp(Strategy):
     neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
 
     memory_size: int = bounded(500, low=0)
-    """Rows that are kept in all."""
+    """Rows that are kept in all; 0 for none."""
     replay_batch_size: int = tunable(0, 0, 10, 32, 64, 128, low=0)
     """Rows of each of the two draws of a step; 0 means as many as arrive."""
     alpha: float = tunable(0.3, 0.1, 0.2, 0.3, 0.5, 1.0, low=0.0)

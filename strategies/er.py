@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from cl_framework.data import Dataset
+from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.memory import Buffer
@@ -37,23 +39,41 @@ class ER(Strategy):
     neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
 
     memory_size: int = bounded(500, low=0)
-    """Rows that are kept in all."""
+    """Rows that are kept in all; 0 for none."""
     replay_batch_size: int = tunable(0, 0, 10, 32, 64, 128, low=0)
     """Rows that are replayed in each step; 0 means as many as arrive."""
     policy: Literal["reservoir", "class_balanced"] = "reservoir"
     """Which rows are kept: a uniform sample of all, or equal shares of the classes."""
+    mix: Literal["batch", "dataset"] = "batch"
+    """How rows are replayed: appended to each batch, or mixed into the experience's data, the whole memory as often as
+    it takes for as many old rows as new ones (the "naive rehearsal" of Hsu et al. 2018)."""
     fill: Literal["auto", "step", "experience"] = "auto"
     """When rows enter: after the step that learned them, or at the end of their experience; auto is step online."""
 
     def setup(self, model: Model, info: StreamInfo) -> None:
-        """An empty buffer with its own generator."""
+        """An empty buffer with its own generator.
+
+        Raises:
+            ConfigError: rows are to be mixed into the data and stored after each step.
+        """
+        if self.mix == "dataset" and (self.fill == "step" or info.is_online):
+            raise ConfigError("ER.mix=dataset replays rows among the new ones and cannot tell them apart after a step; "
+                              "set ER.fill=experience on an offline stream, or ER.mix=batch")
         buffer = Buffer(self.memory_size, self.policy, generator(info.seed, "er", "buffer"))
         self._memory = Rehearsal(buffer, self.fill, info)
+
+    def train_data(self, experience: Experience, data: Dataset) -> Dataset:
+        """Mix the memory in, if it is not replayed batch by batch."""
+        if self.mix == "batch" or len(self._memory.buffer) == 0:
+            return data
+        rows = recalled(self._memory.buffer.rows(), data.device)
+        memory = Dataset(rows.raw, rows.y, None, rows.task)
+        return Dataset.concat([data, *[memory] * max(len(data) // self.memory_size, 1)])
 
     def prepare_batch(self, model: Model, batch: Batch) -> Batch:
         """Append replayed rows."""
         self._memory.arrive(batch)
-        if len(self._memory.buffer) == 0:
+        if self.mix == "dataset" or len(self._memory.buffer) == 0:
             return batch
         rows = self._memory.buffer.draw(self.replay_batch_size or len(batch.y))
         return appended(batch, recalled(rows, batch.y.device))

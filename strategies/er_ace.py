@@ -1,8 +1,8 @@
 """Experience replay with asymmetric cross-entropy: incoming rows do not push the old classes away.
 
 Each step draws rows from a buffer. The softmax of an incoming row runs over the classes of the incoming batch alone, so
-that its loss does not reach the weights of any other class; the softmax of a replayed row runs over all classes seen,
-and it is there that new and old classes are told apart,
+that its loss does not reach the weights of any other class; the softmax of a replayed row runs over all classes that
+the head answers for, and it is there that new and old classes are told apart,
 
     L = CE(B_n | classes in B_n) + CE(B_M | all classes seen),
 
@@ -46,7 +46,7 @@ class ERACE(Strategy):
     neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
 
     memory_size: int = bounded(500, low=0)
-    """Rows that are kept in all."""
+    """Rows that are kept in all; 0 for none."""
     replay_batch_size: int = tunable(0, 0, 10, 32, 64, 128, low=0)
     """Rows that are replayed in each step; 0 means as many as arrive."""
 

@@ -50,8 +50,9 @@ class EWC(Strategy):
     """Strength lambda of the penalty."""
     n_samples: int = bounded(1024, low=1)
     """Rows of an experience on which its Fisher information is measured."""
-    labels: Literal["model", "data"] = "model"
-    """Where the labels of these rows come from: drawn from the model's answer, or the given ones."""
+    labels: Literal["model", "data", "argmax"] = "model"
+    """Where the labels of these rows come from: drawn from the model's answer, the given ones, or its most likely
+    ones."""
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Nothing is anchored yet."""

@@ -60,8 +60,8 @@ class GDumb(Strategy):
             ConfigError: the memory has less than one row for each class.
         """
         if self.memory_size < info.n_classes:
-            raise ConfigError(f"memory_size={self.memory_size} cannot hold a row of each of {info.n_classes} classes; "
-                              f"set it to at least {info.n_classes}")
+            raise ConfigError(f"GDumb.memory_size={self.memory_size} cannot hold a row of each of {info.n_classes} "
+                              f"classes; set it to at least {info.n_classes}")
         self._rows: Dataset | None = None
         self._initial: dict[str, Tensor] = copied_tensors(model)
         self._generator = generator(info.seed, "gdumb", "memory")

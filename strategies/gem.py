@@ -84,7 +84,7 @@ class GEM(Strategy):
     neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
 
     memory_size: int = bounded(500, low=0)
-    """Rows that are kept in all; each experience has the same share."""
+    """Rows that are kept in all, 0 for none; each experience has the same share, rounded down."""
     memory_strength: float = tunable(0.5, 0.0, 0.5, 1.0, low=0.0)
     """Least weight gamma of each past gradient in a projected one."""
 
@@ -95,7 +95,7 @@ class GEM(Strategy):
             ConfigError: there are fewer rows than experiences, so that none would be kept.
         """
         if 0 < self.memory_size < info.n_experiences:
-            raise ConfigError(f"GEM.memory_size is {self.memory_size}, which leaves no row for each of "
+            raise ConfigError(f"GEM.memory_size={self.memory_size} leaves no row for each of "
                               f"{info.n_experiences} experiences; use at least {info.n_experiences}, or 0 for none")
         self._info = info
         self._past: list[Batch] = []

@@ -19,7 +19,8 @@ arXiv 1611.07725 (equations 2 and 4, algorithms 1 to 5).
 
 Choices:
 
-- The sum over classes is the paper's; its release takes the mean over classes as well (and a learning rate of 2).
+- The sum over classes is the paper's; its release takes the mean over classes as well (`reduction=mean`, and a
+  learning rate of 2).
 - q is computed on the augmented rows that the network sees, in evaluation mode, not once for each stored row.
 - mu in the herding is the plain mean of normalised features, as in the release and in Avalanche.
 - Features for herding and means are those of rows without augmentation (the release averages in mirrored images).
@@ -59,10 +60,13 @@ class ICaRL(Strategy):
     """Exemplars in all; at least one for each class of the stream (2000 in the paper)."""
     classifier: Literal["nearest_mean", "network"] = "nearest_mean"
     """Who answers: the means of exemplars, or the network's own logits (the paper's hybrid1)."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Of the loss over classes: the paper's sum, or the mean of its release and of much code (with a larger
+    train.lr)."""
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """There are no exemplars, means or old classes yet."""
-        self._exemplars = ExemplarSets(self.memory_size, info)
+        self._exemplars = ExemplarSets("ICaRL", self.memory_size, info)
         self._teacher: Model | None = None
         self._old: list[int] = []
         self._known: list[int] = []
@@ -82,7 +86,8 @@ class ICaRL(Strategy):
         target = F.one_hot(batch.y, output.logits.shape[1]).to(output.logits)
         if self._teacher is not None:
             target[:, self._old] = logits_of(self._teacher, batch.x).sigmoid()[:, self._old]
-        return F.binary_cross_entropy_with_logits(output.logits, target, reduction="sum") / len(batch.y)
+        loss = F.binary_cross_entropy_with_logits(output.logits, target)
+        return loss * output.logits.shape[1] if self.reduction == "sum" else loss
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Herd, cut, and average the exemplars of every class."""

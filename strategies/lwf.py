@@ -63,7 +63,7 @@ class LwF(Strategy):
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Its classes are old from now on."""
         if experience.task is None:
-            self._groups = [list(range(model.n_seen))]
+            self._groups = [sorted({*experience.classes, *(label for group in self._groups for label in group)})]
         elif list(experience.classes) not in self._groups:
             self._groups.append(list(experience.classes))
 

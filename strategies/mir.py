@@ -38,6 +38,8 @@ from cl_framework.types import Batch, Output, StreamInfo, select
 
 from ._rehearsal import Rehearsal, appended, recalled
 
+_CANDIDATES = 5
+
 
 @dataclass(kw_only=True, eq=False)
 class MIR(Strategy):
@@ -46,9 +48,10 @@ class MIR(Strategy):
     neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
 
     memory_size: int = bounded(500, low=0)
-    """Rows that are kept in all."""
-    n_candidates: int = tunable(50, 25, 50, 100, 200, low=1)
-    """Rows that are drawn in each step to choose from; all of them are replayed where no more are wanted."""
+    """Rows that are kept in all; 0 for none."""
+    n_candidates: int = tunable(0, 0, 25, 50, 100, 200, low=0)
+    """Rows that are drawn in each step to choose from; 0 means five times as many as are replayed, the paper's ratio of
+    50 to 10. All of them are replayed where no more are wanted."""
     replay_batch_size: int = tunable(0, 0, 10, 32, 64, 128, low=0)
     """Rows that are replayed in each step; 0 means as many as arrive."""
     policy: Literal["reservoir", "class_balanced"] = "reservoir"
@@ -72,8 +75,8 @@ class MIR(Strategy):
         self._memory.arrive(batch)
         if len(self._memory.buffer) == 0:
             return batch
-        old = recalled(self._memory.buffer.draw(self.n_candidates), batch.y.device)
         n = self.replay_batch_size or len(batch.y)
+        old = recalled(self._memory.buffer.draw(self.n_candidates or _CANDIDATES * n), batch.y.device)
         if n < len(old.y):
             rise = self._rise(model, batch, old._replace(x=model.preprocess(old.raw)))
             old = _chosen(old, rise.topk(n).indices)

@@ -54,8 +54,8 @@ class PackNet(Strategy):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TASK_LABELS})
 
-    prune: float = tunable(0.75, 0.5, 0.75, 0.9, low=0.0, high=1.0)
-    """Fraction rho of a task's weights that is freed for later ones."""
+    prune: float = tunable(0.75, 0.5, 0.75, 0.9, low=0.0, high=0.999)
+    """Fraction rho of a task's weights that is freed for later ones; with 0 they have nothing but their heads."""
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Every weight is free. Owners are experiences counted from 1; 0 is free."""

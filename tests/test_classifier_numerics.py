@@ -389,7 +389,7 @@ def test_independent_models_declare_every_copy():
 
 @pytest.mark.parametrize("make", [PackNet, Independent])
 def test_a_stream_without_task_labels_is_refused(make):
-    with pytest.raises(ConfigError, match=f"{make.__name__} needs task_labels, but the scenario offers history"):
+    with pytest.raises(ConfigError, match=f"{make.__name__} needs task_labels, which the scenario does not offer"):
         check_needs(make(), Toy().open().info)
 
 

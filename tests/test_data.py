@@ -42,3 +42,22 @@ def test_data_sets_of_other_views_are_copied_as_they_are_seen():
 def test_views_without_their_numbers_are_refused():
     with pytest.raises(ValueError, match="views and the view of each row"):
         Dataset(torch.zeros(2, 2), torch.tensor([0, 1]), None, None, shifted)
+
+
+def test_rows_without_an_index_live_where_the_data_is():
+    """On a device that is not the CPU, no index on the CPU is left behind."""
+    data = Dataset(torch.empty(3, 2, device="meta"), torch.empty(3, dtype=torch.int64, device="meta"))
+    more = Dataset(torch.empty(2, 2, device="meta"), torch.empty(2, dtype=torch.int64, device="meta"))
+    both = Dataset.concat([data, more])
+    for each in (data, both, both.subset(torch.zeros(4, dtype=torch.int64, device="meta"))):
+        taken = each.take(torch.zeros(2, dtype=torch.int64, device="meta"))
+        assert taken.raw.device.type == "meta" and taken.y.device.type == "meta" and each.raw.device.type == "meta"
+
+
+def test_all_rows_need_no_index():
+    store = torch.arange(6).view(3, 2)
+    data = Dataset(store, torch.tensor([0, 1, 2]))
+    assert torch.equal(data.raw, store) and data.raw.data_ptr() != store.data_ptr()
+    assert data.take(torch.tensor([2])).raw.tolist() == [[4, 5]]
+    assert data.subset(torch.tensor([1, 2])).raw.tolist() == [[2, 3], [4, 5]]
+    assert Dataset.concat([data, data]).raw.tolist() == store.tolist() * 2

@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 
+from cl_framework.errors import ConfigError
 from cl_framework.strategies.er import ER
 from cl_framework.toys import Toy, toy_model
 from cl_framework.types import Setting
@@ -163,3 +164,29 @@ def test_a_run_taken_up_inside_an_experience_goes_on_bit_for_bit(fill):
         some.after_experience(other, experience)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert stored(strategy) == stored(resumed)
+
+
+def test_a_mixed_memory_is_in_the_data_as_often_as_it_takes():
+    """44 new rows and a memory of 10: it is there four times, and nothing is appended to a batch."""
+    stream = Toy(sizes=(2, 2)).open()
+    strategy = ER(memory_size=10, mix="dataset")
+    model, first = begin(strategy, stream)
+    assert strategy.train_data(first, first.train) is first.train
+    strategy.after_experience(model, first)
+    _, second = begin(strategy, stream, 1, model)
+    mixed = strategy.train_data(second, second.train)
+    assert len(mixed) == 44 + 4 * 10 and len(second.train) == 44
+    old = [row.tobytes() for row in mixed.raw[44:].numpy()]
+    assert len(set(old)) == 10 and all(old.count(row) == 4 for row in set(old))
+    assert set(old) <= {row.tobytes() for row in first.train.raw.numpy()}
+    again = strategy.train_data(second, second.train)
+    assert torch.equal(again.raw, mixed.raw)  # asked again after a resume, it draws nothing
+    batch = next(mixed.batches(8))
+    assert strategy.prepare_batch(model, batch) is batch
+
+
+@pytest.mark.parametrize(("fill", "is_online"), [("step", False), ("auto", True)])
+def test_a_mixed_memory_cannot_be_stored_by_steps(fill, is_online):
+    stream = Toy(is_online=is_online).open()
+    with pytest.raises(ConfigError, match=r"ER\.mix=dataset"):
+        ER(mix="dataset", fill=fill).setup(toy_model(stream), stream.info)

@@ -6,6 +6,8 @@ import io
 import pytest
 import torch
 
+from cl_framework.models import MLP
+from cl_framework.protocol import build_model
 from cl_framework.strategies.lwf import LwF
 from cl_framework.toys import Toy, toy_model
 from cl_framework.types import Setting
@@ -125,3 +127,15 @@ def test_state_goes_through_a_file(head):
     resumed.load_state_dict(again, state)
     assert stepped(strategy, model, stream, 2)[0].item() == stepped(resumed, again, stream, 2)[0].item() > 0
     assert resumed._teacher.n_seen == strategy._teacher.n_seen
+
+
+def test_a_full_head_is_distilled_over_the_classes_met_alone():
+    """Classes still to come are in the softmax, but nothing holds them where the teacher has them."""
+    stream = Toy(sizes=(2, 2, 2)).open()
+    model = build_model(MLP(hidden=[6], head="full"), stream.info, 0)
+    strategy = LwF()
+    strategy.setup(model, stream.info)
+    for experience, met in zip(stream, ([0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]), strict=True):
+        strategy.before_experience(model, experience)
+        strategy.after_experience(model, experience)
+        assert strategy._groups == [met]

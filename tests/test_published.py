@@ -55,7 +55,7 @@ def test_a_shared_file_is_no_preset():
 
 
 def test_the_nearest_name_is_told_for_a_folder():
-    with pytest.raises(ConfigError, match="did you mean 'hsu2018/class'"):
+    with pytest.raises(ConfigError, match="did you mean 'hsu2018/class"):
         published(["hsu2018/clas"])
     with pytest.raises(ConfigError, match="no published number"):
         published(["online"])
@@ -77,9 +77,13 @@ def test_inside_is_two_standard_errors_in_either_direction(mean, verdict):
     assert Comparison(published=row(), ours=Stat(mean, 1.0, 10)).verdict == verdict
 
 
-def test_a_number_without_deviation_is_held_against_our_error_alone():
-    assert Comparison(published=row(std=None), ours=Stat(20.6, 1.0, 10)).verdict == "inside"
-    assert Comparison(published=row(std=None), ours=Stat(20.7, 1.0, 10)).verdict == "outside"
+def test_a_deviation_that_was_not_published_is_taken_to_be_ours():
+    assert Comparison(published=row(std=None), ours=Stat(20.89, 1.0, 10)).verdict == "inside"
+    assert Comparison(published=row(std=None), ours=Stat(20.90, 1.0, 10)).verdict == "outside"
+
+
+def test_nothing_is_judged_by_a_guide_or_by_one_run():
+    assert Comparison(published=row(is_guide=True), ours=Stat(50.0, 1.0, 10)).verdict == "guide"
     assert Comparison(published=row(), ours=Stat(20.0, None, 1)).verdict == "one run"
 
 
@@ -120,3 +124,65 @@ def test_presets_are_plain_yaml():
     for name in ROWS:
         content = yaml.safe_load(presets._preset_text("experiment", name))
         assert set(content) <= {"scenario", "strategy", "model", "train", "published"}, name
+
+
+HSU = {  # from the released scripts and table 2: coefficient (the penalty has no 1/2), mean, deviation
+    "class": {"adam": (None, 19.71, 0.08), "sgd": (None, 19.46, 0.04), "l2": (100, 22.52, 1.08),
+              "ewc": (600, 19.80, 0.05), "online_ewc": (100, 19.77, 0.04), "si": (600, 19.67, 0.09), "mas": (1, 19.52, 0.29),
+              "lwf": (None, 24.17, 0.33), "gem": (0.5, 92.20, 0.12), "rehearsal": (1100, 90.78, 0.85),
+              "rehearsal_c": (4400, 95.59, 0.49), "offline": (None, 97.53, 0.30)},
+    "domain": {"adam": (None, 55.16, 1.38), "sgd": (None, 63.20, 0.35), "l2": (0.5, 66.00, 3.73),
+               "ewc": (100, 58.85, 2.59), "online_ewc": (700, 57.33, 1.44), "si": (3000, 64.76, 3.09),
+               "mas": (10000, 68.57, 6.85), "lwf": (None, 71.02, 1.26), "gem": (0.5, 96.16, 0.35),
+               "rehearsal": (1100, 95.16, 0.49), "rehearsal_c": (4400, 97.11, 0.34), "offline": (None, 98.59, 0.15)},
+    "task": {"adam": (None, 93.46, 2.01), "sgd": (None, 97.98, 0.09), "l2": (0.01, 98.18, 0.96),
+             "ewc": (100, 97.70, 0.81), "online_ewc": (400, 98.04, 1.10), "si": (300, 98.56, 0.49),
+             "mas": (1, 99.22, 0.21), "lwf": (None, 99.60, 0.03), "gem": (0.5, 98.42, 0.10),
+             "rehearsal": (1100, 99.40, 0.08), "rehearsal_c": (4400, 99.57, 0.07), "offline": (None, 99.52, 0.16)},
+}
+OURS = {"l2": ("l2.importance", 2), "ewc": ("ewc.importance", 2), "online_ewc": ("online_ewc.importance", 2),
+        "si": ("si.importance", 1), "gem": ("gem.memory_strength", 1), "rehearsal": ("er.memory_size", 1),
+        "rehearsal_c": ("er.memory_size", 1)}
+OUTPUTS = {"class": 10, "domain": 2, "task": 2}
+
+
+@pytest.mark.parametrize("setting", HSU)
+def test_the_presets_of_hsu_hold_what_the_scripts_and_the_table_say(setting):
+    assert {name.rpartition("/")[2] for name in ROWS if name.startswith(f"hsu2018/{setting}/")} == set(HSU[setting])
+    for name, (coefficient, mean, std) in HSU[setting].items():
+        flat = preset("experiment", f"hsu2018/{setting}/{name}")
+        (each,) = published([f"hsu2018/{setting}/{name}"])
+        assert (each.mean, each.std, each.n) == (mean, std, 10)
+        assert flat["scenario.incremental"] == setting and flat["scenario.pad"] == 2
+        assert (flat["train.epochs"], flat["train.batch_size"], flat["train.reset_optimizer"]) == (4, 128, False)
+        rate = ("sgd", 0.01) if name in ("sgd", "gem") else ("adam", 0.001)
+        assert (flat["train.optimizer"], flat["train.lr"]) == rate
+        if name in OURS:
+            key, factor = OURS[name]
+            assert flat[f"strategy.{key}"] == factor * coefficient
+        if name == "mas":  # theirs averages over the outputs, ours sums
+            assert flat["strategy.mas.importance"] == coefficient / OUTPUTS[setting]
+
+
+DER = {  # from the released best_args.py: lr, minibatch, alpha, beta
+    "split": {"sgd": (0.03,), "er200": (0.01, 10), "er500": (0.1, 10), "er5120": (0.1, 10), "agem200": (0.1, 128),
+              "agem500": (0.1, 128), "icarl200": (0.1,), "der200": (0.03, 10, 0.2), "der500": (0.03, 128, 1.0),
+              "derpp200": (0.03, 128, 0.2, 1.0), "derpp500": (0.03, 10, 1.0, 0.5), "derpp5120": (0.1, 64, 0.2, 0.5)},
+    "permuted": {"sgd": (0.2,), "er200": (0.2, 128), "er500": (0.2, 128), "er5120": (0.2, 128), "agem200": (0.1, 128),
+                 "agem500": (0.1, 128), "der200": (0.2, 128, 1.0), "der500": (0.2, 128, 1.0),
+                 "derpp200": (0.1, 128, 1.0, 1.0), "derpp500": (0.2, 128, 1.0, 0.5),
+                 "derpp5120": (0.2, 128, 0.5, 1.0)},
+}
+
+
+@pytest.mark.parametrize("kind", DER)
+def test_the_presets_of_der_hold_what_its_code_says(kind):
+    for name, (lr, *rest) in DER[kind].items():
+        flat = preset("experiment", f"der2020_mnist/{kind}/{name}")
+        part = name.rstrip("0123456789")
+        size = name.removeprefix(part)
+        assert flat["train.lr"] == lr and flat["train.batch_size"] == {"split": 10, "permuted": 128}[kind]
+        keys = ("reference_batch_size",) if part == "agem" else ("replay_batch_size", "alpha", "beta")
+        assert [flat[f"strategy.{part}.{key}"] for key, _ in zip(keys, rest, strict=False)] == rest
+        assert not size or flat[f"strategy.{part}.memory_size"] == int(size)
+        assert flat["scenario.normalise"] is False and flat["model.init"] == "xavier"

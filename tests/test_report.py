@@ -96,10 +96,16 @@ def test_a_metric_that_some_runs_lack_says_over_how_many_it_is(tmp_path):
     assert "(n=1)" in as_text([group])
 
 
-def test_a_number_that_is_not_finite_is_left_out(tmp_path):
-    write(tmp_path, summary(metrics={"average_accuracy": float("nan"), "stability": None, "learning_accuracy": 1}))
+def test_a_number_that_was_not_measured_is_left_out(tmp_path):
+    write(tmp_path, summary(metrics={"stability": None, "learning_accuracy": 1}))
     [group] = groups(tmp_path)
     assert list(group.metrics) == ["learning_accuracy"]
+
+
+def test_a_number_that_is_not_finite_is_damage(tmp_path):
+    write(tmp_path, summary(metrics={"average_accuracy": float("nan")}))
+    with pytest.raises(ConfigError, match="metric 'average_accuracy' is nan"):
+        groups(tmp_path)
 
 
 def test_json_is_one_object_a_group_with_unrounded_numbers(tmp_path, capsys):

@@ -69,7 +69,18 @@ class Positions(nn.Module):
         return self.layer(x).flatten(1)
 
 
-@pytest.mark.parametrize("body", [Twice, Positions])
+class Folded(nn.Module):
+    """Puts the positions of an image into the batch, so that a layer sees eight inputs a row, in two dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.layer(x.reshape(-1, 8)).tanh().reshape(len(x), 64)
+
+
+@pytest.mark.parametrize("body", [Twice, Positions, Folded])
 def test_layers_that_are_used_more_than_once_a_row_are_not_taken_for_products(body):
     torch.manual_seed(0)
     preprocess = build_model(MLP(), INFO, 0).preprocess

@@ -73,8 +73,9 @@ def test_domain_incremental_labels_are_positions() -> None:
     assert stream[3].class_names == ("6", "7") and set(stream[3].train.y.tolist()) == {0, 1}
     uneven = SplitDigits(incremental="domain", sizes=[4, 3, 3]).open(Phase.SINGLE, None)
     assert uneven.info.n_classes == 4 and uneven[1].classes == (0, 1, 2)
-    with pytest.raises(ConfigError, match="one class per experience"):
-        SplitDigits(incremental="domain", n_experiences=10).open(Phase.SINGLE, None)
+    for fields in ({"n_experiences": 10}, {"sizes": [1, 9]}):
+        with pytest.raises(ConfigError, match="one class in an experience"):
+            SplitDigits(incremental="domain", **fields).open(Phase.SINGLE, None)
 
 
 @pytest.mark.parametrize("order_seed", [None, 0, 7])
