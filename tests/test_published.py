@@ -128,9 +128,9 @@ def test_presets_are_plain_yaml():
 
 HSU = {  # from the released scripts and table 2: coefficient (the penalty has no 1/2), mean, deviation
     "class": {"adam": (None, 19.71, 0.08), "sgd": (None, 19.46, 0.04), "l2": (100, 22.52, 1.08),
-              "ewc": (600, 19.80, 0.05), "online_ewc": (100, 19.77, 0.04), "si": (600, 19.67, 0.09), "mas": (1, 19.52, 0.29),
-              "lwf": (None, 24.17, 0.33), "gem": (0.5, 92.20, 0.12), "rehearsal": (1100, 90.78, 0.85),
-              "rehearsal_c": (4400, 95.59, 0.49), "offline": (None, 97.53, 0.30)},
+              "ewc": (600, 19.80, 0.05), "online_ewc": (100, 19.77, 0.04), "si": (600, 19.67, 0.09),
+              "mas": (1, 19.52, 0.29), "lwf": (None, 24.17, 0.33), "gem": (0.5, 92.20, 0.12),
+              "rehearsal": (1100, 90.78, 0.85), "rehearsal_c": (4400, 95.59, 0.49), "offline": (None, 97.53, 0.30)},
     "domain": {"adam": (None, 55.16, 1.38), "sgd": (None, 63.20, 0.35), "l2": (0.5, 66.00, 3.73),
                "ewc": (100, 58.85, 2.59), "online_ewc": (700, 57.33, 1.44), "si": (3000, 64.76, 3.09),
                "mas": (10000, 68.57, 6.85), "lwf": (None, 71.02, 1.26), "gem": (0.5, 96.16, 0.35),
