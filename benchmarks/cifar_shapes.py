@@ -24,7 +24,7 @@ from cl_framework.presets import preset_names
 from cl_framework.runs import git_commit
 
 ROOT = Path(__file__).resolve().parent.parent
-N_TRAIN, N_TEST = 8, 2
+N_TRAIN, N_TEST = 2, 1
 
 
 def generate(folder: Path) -> None:
