@@ -3,7 +3,8 @@
     python benchmarks/cifar_shapes.py
 
 It shows that the commands run, from files to table; the numbers mean nothing. One epoch instead of fifty and a few
-images a class; everything else is the preset's. Writes runs/reference/cifar_shapes.json; what is in it is not run again.
+images a class; everything else is the preset's. Writes runs/reference/cifar_shapes.json, and runs nothing that is in it
+already.
 """
 
 from __future__ import annotations
