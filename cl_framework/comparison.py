@@ -14,6 +14,7 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
+from cl_framework.presets import headline
 from cl_framework.published import Comparison
 
 _HEADINGS = ("row", "published", "ours, 95 % interval", "n", "difference", "verdict")
@@ -67,7 +68,7 @@ def as_text(found: Sequence[Comparison], width: int | None = None) -> str:
                 table.add_row(*(Text(cell) for cell in _cells(each, members)))
             notes = [Text(f"{each.published.row}: {each.published.differs}") for each in members
                      if each.published.differs]
-            missing = [Text(f"not run: clf train experiment={each.published.experiment} seed=0..9", overflow="fold")
+            missing = [Text(f"not run: {headline('experiment', each.published.experiment)}", overflow="fold")
                        for each in members if each.ours is None]
             console.print(Lines(Text(title, style="bold"), table, Text(_counts(members)), *notes, *missing, Text("")))
         console.print(Text(_LEGEND))

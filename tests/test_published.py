@@ -25,7 +25,8 @@ def group(config_hash, mean, std, n):
 
 
 def row(mean=20.0, std=1.0, n=10, **fields):
-    return Published(experiment="x", table="t", row="r", metric="average_accuracy", mean=mean, std=std, n=n, **fields)
+    return Published(**{"experiment": "x", "table": "t", "row": "r", "metric": "average_accuracy", "mean": mean,
+                        "std": std, "n": n, **fields})
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -98,10 +99,10 @@ def test_the_interval_is_students():
 def test_the_report_says_everything_in_every_format():
     found = [Comparison(published=row(differs="one thing | another", source="Paper."), ours=Stat(25.0, 1.0, 10),
                         seeds=tuple(range(10)), git_commits=("abc",)),
-             Comparison(published=row(std=None, n=None, is_guide=True), ours=None)]
+             Comparison(published=row(std=None, n=None, is_guide=True, experiment="hsu2018/class/gem"), ours=None)]
     text = comparison.as_text(found, width=120)
     assert "20.00 ± 1.00" in text and "25.00 ± 0.72" in text and "outside" in text and "+5.00" in text
-    assert "one thing | another" in text and "not run: clf train experiment=x" in text and "(guide)" in text
+    assert "one thing | another" in text and "not run: clf train experiment=hsu2018/class/gem seed=0..2" in text and "(guide)" in text
     assert "one thing \\| another" in comparison.as_markdown(found)
     plain = json.loads(comparison.as_json(found))
     assert plain[0]["mean"] == 25.0 and math.isclose(plain[0]["half_width"], 0.7153, abs_tol=1e-4)
