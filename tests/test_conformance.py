@@ -46,7 +46,7 @@ def test_split_digits_in_every_setting(incremental, is_online):
     failed = {outcome.name: outcome.reason for outcome in (outcome_of(plugin, check) for check in checks_of(plugin))
               if not outcome.is_fine}
     if incremental == "domain":
-        assert "leaves nothing to tell apart; take fewer experiences" in failed.pop("phases_are_disjoint")
+        assert "leaves nothing to tell apart there; take fewer experiences" in failed.pop("phases_are_disjoint")
     assert not failed
 
 

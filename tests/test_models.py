@@ -52,7 +52,7 @@ def test_glorot_weights_have_their_bounds_and_no_biases():
 def test_batch_normalisation_stands_before_each_relu():
     body, _ = MLP(hidden=[8, 6], norm="batch").body((1, 4, 4))
     kinds = [type(layer).__name__ for layer in body]
-    assert kinds == ["Flatten", "Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU"]
+    assert kinds == ["Flatten", "Linear", "BatchNorm", "ReLU", "Linear", "BatchNorm", "ReLU"]
 
 
 @pytest.mark.parametrize("flips", [True, False])

@@ -260,7 +260,7 @@ def test_a_need_that_is_not_offered_is_refused():
     class Needy(Strategy):
         needs: ClassVar = frozenset({Need.TEXT})
 
-    with pytest.raises(ConfigError, match="Needy needs text, but the scenario offers history"):
+    with pytest.raises(ConfigError, match="Needy needs text, which the scenario does not offer"):
         learn(Needy())
 
 
