@@ -69,8 +69,12 @@ that ran a table stands below it. `make reproduce` runs all of them, two process
 stopped; `clf report runs=runs/reproduce experiment=hsu2018/class` prints a table. The comparison is two-sided: a mean
 that is better than the published one is as much *outside* as one that is worse. No setting was changed after a result
 was seen; where we know what differs, the last column says it.""", ""]
-    for name in PUBLISHED:
-        record = json.loads((ROOT / "runs" / "reference" / f"{name}.json").read_text())
+    records = {name: ROOT / "runs" / "reference" / f"{name}.json" for name in PUBLISHED}
+    for name, path in records.items():
+        if not path.exists():
+            lines += [f"`{name}` has not been run yet.", ""]
+            continue
+        record = json.loads(path.read_text())
         rows = [_comparison(row) for row in record["rows"]]
         commits = sorted({commit for row in rows for commit in row.git_commits})
         environment = record["environment"]
