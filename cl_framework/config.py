@@ -13,7 +13,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -66,6 +66,8 @@ class Shared:
         check_ranges(self)
 
 
+T = TypeVar("T", bound=DataclassLike)
+
 SECTIONS: dict[str, type[DataclassLike]] = {"train": Recipe, "trainer": Hardware, "track": Tracking}
 GROUPS = ("scenario", "strategy", "model")
 _NO_HASH = (("seed",), ("track",), ("train", "checkpoint_every"))
@@ -82,6 +84,10 @@ class Job:
     recipe: Recipe = field(repr=False)
     hardware: Hardware = field(repr=False)
     tracking: Tracking = field(repr=False)
+    experiences: int = 0
+    """Only the first k experiences are learned; 0 is all. Set by a search alone, which keeps such runs to itself."""
+    protocol: str | None = None
+    """The protocol whose second phase this run belongs to; None for any other run."""
 
     @property
     def seed(self) -> int:
@@ -162,7 +168,7 @@ def resolve(chosen: Mapping[str, Any], all_parts: Collection[str] = ()) -> Job:
     experiment = given.pop("experiment", None)
     layer = given
     if experiment is not None:
-        layer = {**_without_strangers(preset("experiment", str(experiment), must_exist=True), given), **given}
+        layer = {**without_strangers(preset("experiment", str(experiment), must_exist=True), given), **given}
     faults: list[str] = []
     names = {"scenario": str(layer.get("scenario", "")), "strategy": str(layer.get("strategy", ""))}
     faults += [f"say which {group}: {group}=NAME; `clf list` shows them" for group, name in names.items() if not name]
@@ -232,7 +238,22 @@ def from_tree(tree: Mapping[str, Any]) -> Job:
     return resolve(flat)
 
 
-def _without_strangers(values: Flat, given: Flat) -> Flat:
+def filled(prefix: str, schema: type[T], values: Mapping[str, Any]) -> T:
+    """A section outside a run, such as `search`, from the values of its fields.
+
+    Raises:
+        ConfigError: every fault at once.
+    """
+    section, faults = _Section(prefix, schema), list[str]()
+    for name, value in values.items():
+        faults += section.put(name, value)
+    built: T = section.build(faults)
+    if faults:
+        raise ConfigError(faults)
+    return built
+
+
+def without_strangers(values: Flat, given: Flat) -> Flat:
     """A preset's values without the fields of a scenario, strategy or model that the command line replaces."""
     replaced = [group for group in GROUPS if group in given and given[group] != values.get(group)]
     parts = [f"strategy.{part}." for part in str(given.get("strategy", "")).split("+")]

@@ -28,6 +28,10 @@ class ConfigError(ClfError):
         super().__init__("\n".join(self.faults))
 
 
+class Busy(ConfigError):
+    """Another process is at work in the same folder."""
+
+
 class PluginError(ClfError):
     """A plugin breaks the contract: a misspelt hook, a wrong signature, two owners of one hook."""
 

@@ -7,7 +7,7 @@ import json
 import logging
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cl_framework.observer import Observers
 from cl_framework.progress import progress_for
 from cl_framework.protocol import build_model, check_needs, check_recipe, run_stream
 from cl_framework.runs import RunFolder, Writer, summarise
-from cl_framework.scenario import Stream
+from cl_framework.scenario import FirstExperiences, Stream
 from cl_framework.seeding import untouched
 from cl_framework.tracking import trackers
 from cl_framework.types import Phase
@@ -36,15 +36,16 @@ class Failure:
     error: ClfError
 
 
-_STREAMS: dict[tuple[str, Phase, int | None], Stream] = {}
+_STREAMS: dict[tuple[str, Phase, int | None, int], Stream] = {}
 """Streams opened by this process: jobs of one scenario share the resident data."""
 
 
 def open_stream(job: Job) -> Stream:
     """The stream of a job; opened once a process."""
-    key = (json.dumps(job.tree["scenario"], sort_keys=True), job.phase, job.order_seed)
+    key = (json.dumps(job.tree["scenario"], sort_keys=True), job.phase, job.order_seed, job.experiences)
     if key not in _STREAMS:
-        _STREAMS[key] = job.scenario.open(job.phase, job.order_seed)
+        whole = job.scenario.open(job.phase, job.order_seed)
+        _STREAMS[key] = FirstExperiences(whole, job.experiences) if job.experiences else whole
     return _STREAMS[key]
 
 
@@ -145,15 +146,16 @@ def _attempt(job: Job, out: Path, command: str, console: Console) -> dict[str, A
             "--debug shows the traceback"))
 
 
-def _in_worker(tree: dict[str, Any], out: Path, command: str) -> dict[str, Any] | Failure:
+def _in_worker(tree: dict[str, Any], protocol: str | None, out: Path, command: str) -> dict[str, Any] | Failure:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return _attempt(from_tree(tree), out, command, Console(stderr=True, force_terminal=False))
+    job = replace(from_tree(tree), protocol=protocol)
+    return _attempt(job, out, command, Console(stderr=True, force_terminal=False))
 
 
 def _in_processes(jobs: Sequence[Job], out: Path, command: str, workers: int) -> list[dict[str, Any] | Failure]:
     """A joblib pool; each process has the job's own number of torch threads."""
     from joblib import Parallel, delayed
 
-    tasks = (delayed(_in_worker)(job.tree, out, command) for job in jobs)
+    tasks = (delayed(_in_worker)(job.tree, job.protocol, out, command) for job in jobs)
     outcomes: list[dict[str, Any] | Failure] = Parallel(n_jobs=workers, batch_size=1)(tasks)
     return outcomes

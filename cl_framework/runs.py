@@ -19,11 +19,11 @@ import torch
 import yaml
 
 from cl_framework.config import Job, from_tree, hash_of
-from cl_framework.errors import ConfigError
+from cl_framework.errors import Busy, ConfigError
 from cl_framework.files import write_atomic, write_json
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
-from cl_framework.types import StreamInfo
+from cl_framework.types import Phase, StreamInfo
 
 _PACKAGES = ("torch", "lightning", "torchmetrics", "avalanche-lib", "omegaconf", "wandb", "numpy", "cl-framework")
 
@@ -151,8 +151,8 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(f"{self.path} is being run by another process; wait for it, or change the seed or "
-                                  "out=DIR") from None
+                raise Busy(f"{self.path} is being run by another process; wait for it, or change the seed or "
+                           "out=DIR") from None
             yield
 
 
@@ -209,7 +209,8 @@ def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
     """The content of summary.json; its format is described in docs/run-folder.md."""
     return {
         "scenario": job.name("scenario"), "strategy": job.name("strategy"), "model": job.name("model"),
-        "seed": job.seed, "order_seed": job.order_seed, "phase": job.phase.value, "protocol": "single-phase",
+        "seed": job.seed, "order_seed": job.order_seed, "protocol": job.protocol or "single-phase",
+        "phase": job.phase.value if job.protocol is None else Phase.EVALUATION.value,
         "config_hash": job.hash, "git_commit": git_commit(),
         "metrics": {**{f"strategy/{name}": value for name, value in record.strategy_metrics[-1].items()
                        if name != "memory_bytes"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cl_framework.data import Dataset, TestSet
@@ -94,6 +94,40 @@ class ResidentStream(Stream):
         part = self._parts[index]
         classes = part.classes if part.test_classes is None else part.test_classes
         return TestSet(part.test, classes, self.info.setting)
+
+
+class FirstExperiences(Stream):
+    """The beginning of a stream, as if the rest did not exist.
+
+    Args:
+        stream: the whole.
+        n: how many experiences.
+
+    Raises:
+        ConfigError: there are not so many.
+    """
+
+    def __init__(self, stream: Stream, n: int) -> None:
+        if not 1 <= n <= len(stream):
+            raise ConfigError(f"the stream has {len(stream)} experiences, not {n}; take 1 to {len(stream)}")
+        self._whole, self._n = stream, n
+        self.provenance = stream.provenance
+        n_classes = max(max(stream[index].classes) for index in range(n)) + 1
+        self.info = replace(stream.info, n_experiences=n, n_classes=n_classes)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> Experience:
+        if not 0 <= index < self._n:
+            raise IndexError(f"the stream has experiences 0 to {self._n - 1}, not {index}")
+        return self._whole[index]
+
+    def test(self, index: int) -> TestSet:
+        """Held-out rows of the experience at `index`."""
+        if not 0 <= index < self._n:
+            raise IndexError(f"the stream has experiences 0 to {self._n - 1}, not {index}")
+        return self._whole.test(index)
 
 
 @dataclass(kw_only=True)

@@ -154,7 +154,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def read_runs(path: Path) -> Runs:
-    """Every run below a folder.
+    """Every run below a folder, those of a search (`tune/`) only where the folder lies inside it.
 
     Raises:
         ConfigError: there is no such folder, or no run below it.
@@ -164,7 +164,7 @@ def read_runs(path: Path) -> Runs:
                           "name their folder with runs=PATH")
     runs = Runs()
     for name, folders, files in os.walk(path):
-        folders[:] = sorted(set(folders) - {"wandb", "checkpoints", "tensorboard"})
+        folders[:] = sorted(set(folders) - {"wandb", "checkpoints", "tensorboard", "tune"})
         if "summary.json" in files:
             _read(Path(name), runs)
         elif "config.yaml" in files:

@@ -1,0 +1,137 @@
+"""`clf protocol`: both phases for several strategies on one budget, and what may be said of them.
+
+Source: Cha and Cho, Hyperparameters in Continual Learning: A Reality Check, TMLR 2025 (GTEP, arXiv 2403.09066). Phases
+are compared by ranks, never by their raw difference: their data differ in difficulty.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cl_framework.config import hash_of
+from cl_framework.evaluation import Evaluated, evaluate
+from cl_framework.files import write_json
+from cl_framework.plan import Plan
+from cl_framework.protocol_record import digest_of, judged, sealed
+from cl_framework.reporting_rules import BASELINES
+from cl_framework.rules import check
+from cl_framework.statistics import rank_agreement
+from cl_framework.tuning import tune
+from cl_framework.tuning_table import percent, time_text
+from cl_framework.verdicts import Record, Verdict
+
+FORMAT = 1
+"""Fields may be added; none changes its meaning without a new number."""
+FILE = "comparison.json"
+"""Its name, in a folder of its own for each set of searches, beside the studies."""
+
+
+def with_baselines(strategies: Sequence[Any]) -> list[Any]:
+    """The strategies and those of rule R15 that are not among them.
+
+    >>> with_baselines(["er", "lwf"])
+    ['er', 'lwf', 'naive', 'joint']
+    """
+    return [*strategies, *(name for name in BASELINES if name not in strategies)]
+
+
+def contest(plans: Sequence[Plan], workers: int, command: str, console: Console, *, has_defaults: bool = True
+            ) -> tuple[Path, dict[str, Any]]:
+    """Tune and evaluate every plan, and write `<out>/tune/<scenario>/comparison/<hash>/comparison.json`.
+
+    Raises:
+        ClfError: a search or an evaluation could not be finished; what is finished is kept.
+    """
+    tuned = [tune(plan, workers, command, console) for plan in plans]
+    done = [evaluate(each.path, None, workers, command, console, has_defaults=has_defaults) for each in tuned]
+    made = compare(done)
+    searches = hash_of({plan.strategy: plan.hash for plan in plans})
+    path = plans[0].folder.parents[1] / "comparison" / searches / FILE
+    write_json(path, made)
+    return path, made
+
+
+def compare(done: Sequence[Evaluated]) -> dict[str, Any]:
+    """Numbers, ranks and claims of records, judged together."""
+    records = [each.record for each in done]
+    claims = [claim for scenario in _scenarios(records) for claim in claims_on(records, scenario)]
+    rows, verdicts = [], []
+    for each in done:
+        beside = [other for other in records if other is not each.record]
+        found = check({**each.record, "claims": claims}, beside)
+        verdicts += [Verdict(f"{verdict.rule} {each.record['strategy']}", verdict.kept, verdict.reason)
+                     for verdict in found]
+        rows.append({"strategy": each.record["strategy"], "record": str(each.path), "digest": digest_of(each.record),
+                     "tuning": each.record["tuning"]["result"], "tuning_cost": each.record["costs"]["tuning"],
+                     "broken": [verdict.rule for verdict in found if verdict.kept is False],
+                     "evaluation": {part["scenario"]: _row(part) for part in each.record["evaluation"]}})
+    first = records[0]
+    content = {"format": FORMAT, "protocol": first["protocol"], "scenario": first["scenario"],
+               "metric": first["metric"], "rows": rows, "claims": claims,
+               "ranks": {scenario: _ranks(records, scenario) for scenario in _scenarios(records)}}
+    return sealed(judged(content, verdicts))
+
+
+def claims_on(records: Sequence[Record], scenario: str) -> list[dict[str, Any]]:
+    """Which strategy is above which on an evaluation stream: those whose 95 % intervals do not overlap (rule R13)."""
+    results = {record["strategy"]: part["result"] for record in records for part in record["evaluation"]
+               if part["scenario"] == scenario and part["result"]["interval"] is not None}
+    return [{"better": better, "worse": worse, "scenario": scenario, "phase": "evaluation",
+             "intervals": [results[better]["interval"], results[worse]["interval"]]}
+            for better, worse in itertools.permutations(results, 2)
+            if results[better]["interval"][0] > results[worse]["interval"][1]]
+
+
+def comparison_table(made: Mapping[str, Any], scenario: str) -> Table:
+    """What a reader needs of one evaluation stream."""
+    ranks = made["ranks"][scenario]
+    agreement = " ".join(f"{name} {'none' if ranks[name] is None else format(ranks[name], '.2f')}"
+                         for name in ("kendall_tau", "spearman"))
+    title = f"{made['protocol']} · tuned on {made['scenario']} · reported on {scenario}\n{made['metric']} % (rank)"
+    caption = f"agreement of the ranks of the phases: {agreement}; {made['status']}"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None)
+    for heading in ("strategy", "tuned", "reported", "95 %", "defaults", "forgets", "parameters", "tuning"):
+        table.add_column(heading, justify="left" if heading == "strategy" else "right", overflow="fold")
+    for row in sorted(made["rows"], key=lambda row: ranks["ranks"][row["strategy"]][1]):
+        own, (before, after) = row["evaluation"][scenario], ranks["ranks"][row["strategy"]]
+        ends = own["result"]["interval"]
+        table.add_row(
+            row["strategy"], f"{percent(row['tuning']['mean'])} ({before:g})",
+            f"{percent(own['result']['mean'])} ({after:g})",
+            "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}", percent(own["default"]),
+            percent(own["forgetting"]), "" if own["n_parameters"] is None else f"{own['n_parameters']:,.0f}",
+            time_text(row["tuning_cost"]["train_seconds"]))
+    return table
+
+
+def _scenarios(records: Sequence[Record]) -> list[str]:
+    """Streams that every record reports on."""
+    return [part["scenario"] for part in records[0]["evaluation"]
+            if all(part["scenario"] in {own["scenario"] for own in record["evaluation"]} for record in records)]
+
+
+def _row(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {"result": part["result"], "flavour": part["flavour"],
+            "default": None if part["default"] is None else part["default"]["result"]["mean"],
+            "forgetting": _mean(part, "forgetting/max"), "n_parameters": _mean(part, "n_parameters"),
+            "train_seconds": _mean(part, "train_seconds"), "memory_bytes": _mean(part, "memory_bytes")}
+
+
+def _mean(part: Mapping[str, Any], name: str) -> float | None:
+    values = [run["metrics"][name] for run in part["runs"] if name in run["metrics"]]
+    return sum(values) / len(values) if values else None
+
+
+def _ranks(records: Sequence[Record], scenario: str) -> dict[str, Any]:
+    tuned = {record["strategy"]: record["tuning"]["result"]["mean"] for record in records}
+    reported = {record["strategy"]: part["result"]["mean"] for record in records for part in record["evaluation"]
+                if part["scenario"] == scenario}
+    found = asdict(rank_agreement(tuned, reported))
+    return {**found, "ranks": {name: list(pair) for name, pair in found["ranks"].items()}}

@@ -1,0 +1,135 @@
+"""The verbs of `clf` that look and do not train: report, list, show, check, data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from cl_framework.errors import ClfError, ConfigError
+from cl_framework.grammar import Command
+from cl_framework.keys import take
+from cl_framework.registry import GROUPS, find, plugins, unknown
+
+_RECIPES = {"train": "cl_framework.recipe:Recipe", "trainer": "cl_framework.hardware:Hardware",
+            "track": "cl_framework.config:Tracking", "search": "cl_framework.search:Search"}
+
+
+
+def report_verb(command: Command) -> int:
+    """What runs below a folder say, or how they stand beside published numbers."""
+    from cl_framework.report import FORMATS, groups, report
+
+    experiments = [str(name) for name in command.values.get("experiment", [])]
+    plain = {key: values for key, values in command.values.items() if key != "experiment"}
+    given = take(replace(command, values=plain), ["runs", "format", "experiment"])
+    path, style = Path(str(given.get("runs", "runs"))), str(given.get("format", "text"))
+    if style not in FORMATS:
+        raise ConfigError(unknown("format", style, FORMATS))
+    if experiments:
+        from cl_framework.comparison import COMPARISON_FORMATS
+        from cl_framework.published import compare, published
+        print(COMPARISON_FORMATS[style](compare(published(experiments), groups(path))))
+    else:
+        report(path, style)
+    return 0
+
+
+def list_verb(command: Command) -> int:
+    """What there is, by kind."""
+    from cl_framework.listing import describe
+    from cl_framework.presets import headline, preset_names
+
+    kind = take(command, ["kind"]).get("kind")
+    if kind == "experiment":
+        for name in preset_names(kind):
+            print(f"  {name:36} {headline(kind, name)}")
+        return 0
+    if kind is not None and kind not in GROUPS:
+        raise ConfigError(unknown("kind", str(kind), [*GROUPS, "experiment"]))
+    for group in GROUPS if kind is None else [str(kind)]:
+        print(f"{group}=")
+        for name, point in plugins(group).items():
+            try:
+                summary = describe(point).summary
+            except (ClfError, SyntaxError, OSError) as error:
+                summary = f"BROKEN: {error}"
+            print(f"  {name:30} {summary}")
+        print()
+    if kind is None:
+        print(f"experiment=\n  {len(preset_names('experiment'))} presets: clf list kind=experiment")
+    return 0
+
+
+def show_verb(command: Command) -> int:
+    """What one plugin is, and its fields."""
+    from importlib.metadata import EntryPoint
+
+    from cl_framework.listing import describe
+
+    given = take(command, [*GROUPS, *_RECIPES])
+    if len(given) != 1:
+        raise ConfigError("say what to show: clf show strategy=er, or train=recipe, trainer=hardware, track=tracking, "
+                          "search=search")
+    (kind, name), = given.items()
+    for part in str(name).split("+"):
+        point = EntryPoint(kind, _RECIPES[kind], "") if kind in _RECIPES else find(kind, part)
+        card = describe(point)
+        prefix = f"{kind}.{part}." if "+" in str(name) else f"{kind}."
+        print(f"{kind}={part}  ({card.path})\n\n{card.text}\n")
+        if card.module_text and kind == "strategy":
+            print(f"{card.module_text}\n")
+        for field in card.fields:
+            print(f"  {prefix}{field.name}: {field.kind} = {field.default}")
+            print("".join(f"      {line}\n" for line in field.text.splitlines()), end="")
+    return 0
+
+
+def check_verb(command: Command) -> int:
+    """Hold a plugin, or a protocol record, against its contract."""
+    given = take(command, ["strategy", "scenario", "metric", "protocol"])
+    if len(given) != 1:
+        raise ConfigError("say what to check: clf check strategy=er (or scenario=..., metric=..., protocol=PATH)")
+    (kind, name), = given.items()
+    if kind == "protocol":
+        return _check_record(Path(str(name)))
+    from cl_framework.checks import run_checks
+
+    outcomes = run_checks(kind, str(name))
+    for outcome in outcomes:
+        print(f"  {outcome.status:8} {outcome.name:36} {outcome.reason}".rstrip())
+    failed = sum(not outcome.is_fine for outcome in outcomes)
+    print(f"{kind}={name}: {len(outcomes) - failed} of {len(outcomes)} checks hold")
+    return 1 if failed else 0
+
+
+def _check_record(path: Path) -> int:
+    from cl_framework.check_record import check_record
+    from cl_framework.rules import RULES
+
+    verdicts = check_record(path)
+    for verdict in verdicts:
+        rule = RULES.get(verdict.rule)
+        print(f"  {verdict.word:9} {verdict.rule:7} {'' if rule is None else rule.__doc__}".rstrip())
+        print(f"                    {verdict.reason}")
+    counts = {word: sum(verdict.word == word for verdict in verdicts) for word in ("kept", "broken", "not shown")}
+    print(f"{path}: {', '.join(f'{count} {word}' for word, count in counts.items())}")
+    return 1 if counts["broken"] else 0
+
+
+def data_verb(command: Command) -> int:
+    """Where data sets are, or fetch one."""
+    from cl_framework.registry import load
+    from cl_framework.sources import Source
+
+    name = take(command, ["get"]).get("get")
+    if name is not None:
+        source: Source = load("dataset", str(name))
+        images = source.load()
+        print(f"{name}: {len(images.train_y)} training and {len(images.test_y)} test rows, {source.cache_file}")
+        return 0
+    names = plugins("dataset")
+    width = max(map(len, names))
+    for known in names:
+        source = load("dataset", known)
+        print(f"  {known:{width}} {source.status()}")
+    return 0

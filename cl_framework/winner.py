@@ -1,0 +1,134 @@
+"""What a `best.yaml` stands for: its trials, its space, and the runs of its winner in phase 2. Opens no stream."""
+
+from __future__ import annotations
+
+import copy
+import math
+import platform
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from cl_framework.config import Job, from_tree
+from cl_framework.errors import ConfigError
+from cl_framework.runs import git_commit
+from cl_framework.search import Space
+from cl_framework.statistics import t_interval
+from cl_framework.trials import Score, Trial
+
+Made = Mapping[str, Any]
+"""The content of a `best.yaml`."""
+_ALIKE = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A stream that the winner is reported on.
+
+    Attributes:
+        scenario: its name.
+        phase: the half that was kept apart, or all of another scenario.
+        flavour: which of the two kinds of transfer it shows.
+    """
+
+    scenario: str
+    phase: str
+    flavour: str
+
+
+def tree_of(made: Made, values: Mapping[str, Any], seed: int, phase: str, scenario: str | None = None
+            ) -> dict[str, Any]:
+    """The configuration of a run: the base, some values of what was searched, and what the protocol sets."""
+    tree = copy.deepcopy(dict(made["base"]))
+    if scenario is not None:
+        tree["scenario"]["name"] = scenario
+    for key, value in values.items():
+        head, _, rest = key.partition(".")
+        part, _, name = rest.rpartition(".")
+        branch = tree[head].setdefault(part, {}) if part else tree[head]
+        branch[name] = value
+    return {**tree, "track": dict(made["tracking"]), "seed": seed, "order_seed": seed, "phase": phase}
+
+
+def job_of(made: Made, values: Mapping[str, Any], seed: int, phase: str, scenario: str | None = None) -> Job:
+    """The run of `tree_of`; what has no value has the default of its plugin.
+
+    Raises:
+        ConfigError: the configuration cannot be resolved any more.
+    """
+    try:
+        job = from_tree(tree_of(made, values, seed, phase, scenario))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"its base holds no whole configuration any more ({error!r}); tune again") from error
+    except ConfigError as error:
+        raise ConfigError([f"scenario {scenario or made['scenario']}: {fault}" for fault in error.faults]) from error
+    return replace(job, protocol=protocol_of(made))
+
+
+def protocol_of(made: Made) -> str:
+    """The name that every number of the protocol carries."""
+    return str(made["protocol"] or "two-phase")
+
+
+def targets(made: Made) -> list[Target]:
+    """The streams that are reported on."""
+    if made["evaluate"]:
+        return [Target(scenario=name, phase="single", flavour="across data sets") for name in made["evaluate"]]
+    return [Target(scenario=made["scenario"], phase="evaluation", flavour="other classes of the same data set")]
+
+
+def trials_of(made: Made) -> list[Trial]:
+    """The trials of the file."""
+    names = {spec.name for spec in fields(Score)}
+    return [Trial(number=entry["trial"], values=entry["values"], state=entry["state"],
+                  scores={int(seed): Score(**{"n_parameters": math.inf, **{key: value for key, value in score.items()
+                                                                         if key in names}})
+                          for seed, score in entry["seeds"].items()}) for entry in made["trials"]]
+
+
+def space_of_made(made: Made) -> Space:
+    """The search space of the file."""
+    return Space({key: tuple(grid) for key, grid in made["space"].items()})
+
+
+def changes(made: Made) -> list[str]:
+    """What is another version now than in phase 1."""
+    then = made["environment"]
+    found = [("code commit", then.get("git_commit"), git_commit()), ("python", then.get("python"),
+                                                                    platform.python_version())]
+    found += [(name, known, _version(name)) for name, known in then.get("packages", {}).items()]
+    return [f"{name} was {before} while tuning and is {now} now" for name, before, now in found if before != now]
+
+
+def differences(stated: Mapping[str, Any], expected: Mapping[str, Any], path: str = "") -> Iterator[
+        tuple[str, Any, Any]]:
+    """The fields in which two configurations differ: dotted name, first value, second value."""
+    for key in dict.fromkeys([*stated, *expected]):
+        first, second = stated.get(key, "absent"), expected.get(key, "absent")
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            yield from differences(first, second, f"{path}{key}.")
+        elif first != second:
+            yield f"{path}{key}", first, second
+
+
+def alike(first: float | None, second: float | None) -> bool:
+    """Equal but for rounding."""
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=_ALIKE, abs_tol=_ALIKE)
+
+
+def statistic(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, deviation, n and Student's 95 % interval of one value a seed, as plain data."""
+    interval = t_interval(values)
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None,
+            "n": len(values), "interval": None if interval is None else list(interval)}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

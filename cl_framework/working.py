@@ -1,0 +1,212 @@
+"""The verbs of `clf` that train: train, tune, evaluate, protocol, resume."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from cl_framework.errors import ConfigError, Stopped
+from cl_framework.grammar import Command
+from cl_framework.keys import take
+from cl_framework.registry import unknown
+
+_MOST_JOBS = 10_000
+
+
+def train_verb(command: Command) -> int:
+    """Learn streams: a product of runs."""
+    from cl_framework.config import resolve
+    from cl_framework.launch import check_job
+
+    values = dict(command.values)
+    out = Path(str(_single(values, "out", "runs")))
+    workers = _workers(values)
+    parts = {part for name in values.get("strategy", []) for part in str(name).split("+")}
+    n_jobs = math.prod(len(choices) for choices in values.values())
+    if n_jobs > _MOST_JOBS:
+        raise ConfigError(f"the command makes {n_jobs} runs; at most {_MOST_JOBS} fit one command")
+    jobs: dict[tuple[str, int], Any] = {}
+    faults: list[str] = []
+    for choice in Command("train", values).product():
+        try:
+            job = resolve(choice, parts)
+            check_job(job)
+            jobs.setdefault((job.hash, job.seed), job)
+        except ConfigError as error:
+            faults += [fault for fault in error.faults if fault not in faults]
+    if faults:
+        raise ConfigError(faults)
+    return _execute_all(list(jobs.values()), out, command, workers)
+
+
+def _single(values: dict[str, list[Any]], key: str, default: Any) -> Any:
+    found = values.pop(key, [default])
+    if len(found) > 1:
+        raise ConfigError(f"{key} takes one value, got {len(found)}")
+    return found[0]
+
+
+def _workers(values: dict[str, list[Any]]) -> int:
+    launcher = _single(values, "launcher", "sequential")
+    workers = _single(values, "workers", os.cpu_count() or 1)
+    if launcher not in ("sequential", "local"):
+        raise ConfigError(unknown("launcher", str(launcher), ["sequential", "local"]))
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigError(f"workers must be a whole number of 1 or more, got {workers}")
+    return workers if launcher == "local" else 1
+
+
+def _execute_all(jobs: Sequence[Any], out: Path, command: Command, workers: int) -> int:
+    from cl_framework.launch import execute_all
+    from cl_framework.report import product_table, run_table
+    from cl_framework.tracking import HINT, wandb_mode
+
+    console, progress = Console(), Console(stderr=True)
+    if any(job.tracking.wandb == "auto" and wandb_mode("auto") == "disabled" for job in jobs):
+        progress.print(HINT, highlight=False, soft_wrap=True)
+    line = _line(command)
+    with _heeding_sigterm():
+        summaries, failures = execute_all(jobs, out, line, progress, workers)
+    if len(summaries) == 1:
+        console.print(run_table(summaries[0]))
+    elif summaries:
+        console.print(product_table(summaries))
+    for failure in failures:
+        print("\n".join(f"clf: {failure.label}: {text}" for text in str(failure.error).splitlines()), file=sys.stderr)
+    return max((failure.error.exit_status for failure in failures), default=0)
+
+
+def tune_verb(command: Command) -> int:
+    """Search hyperparameters on tuning streams."""
+    from cl_framework.plan import plans
+    from cl_framework.tuning import tune
+    from cl_framework.tuning_table import time_text, trials_table
+
+    values = dict(command.values)
+    out = Path(str(_single(values, "out", "runs")))
+    workers = _workers(values)
+    console, progress = Console(), Console(stderr=True)
+    made = plans(values, out)
+    line = _line(replace(command, values={key: given for key, given in command.values.items()
+                                          if key != "search.storage"}))  # its address may hold a password
+    for note in (note for plan in made for note in plan.notes):
+        progress.print(note, highlight=False, soft_wrap=True)
+    for plan in made:
+        with _heeding_sigterm():
+            tuned = tune(plan, workers, line, progress)
+        budget = f"{plan.n_trials} trials x {plan.search.seeds} seeds, {plan.search.sampler}"
+        cost = time_text(sum(score.seconds for trial in tuned.trials for score in trial.scores.values()))
+        title = f"{plan.strategy} · {plan.protocol or 'no protocol'} · {budget} · {plan.search.phase}"
+        console.print(trials_table(tuned.trials, plan.search.seeds, title, plan.search.metric, f"{cost} of training"))
+        console.print(f"{tuned.path}\nnext: clf evaluate tuned={tuned.path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def evaluate_verb(command: Command) -> int:
+    """Report what a search found, on the evaluation stream."""
+    from cl_framework.evaluation import evaluate, refuse_overrides
+    from cl_framework.protocol_record import record_table
+
+    refuse_overrides(list(command.values))
+    values = dict(command.values)
+    workers = _workers(values)
+    given = take(replace(command, values=values), ["tuned", "out", "defaults"])
+    if "tuned" not in given:
+        raise ConfigError("say which search: clf evaluate tuned=PATH of a best.yaml; `clf tune` prints its path")
+    out = Path(str(given["out"])) if "out" in given else None
+    with _heeding_sigterm():
+        done = evaluate(Path(str(given["tuned"])), out, workers, _line(command), Console(stderr=True),
+                        has_defaults=_is(given, "defaults"))
+    Console().print(record_table(done.record))
+    print(f"{done.path}: {done.record['status']}\nnext: clf check protocol={done.path}")
+    return 0
+
+
+def _is(given: dict[str, Any], key: str) -> bool:
+    value = given.get(key, True)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} is true or false, got {value}")
+    return value
+
+
+def protocol_verb(command: Command) -> int:
+    """Tune and evaluate several strategies alike."""
+    from cl_framework.contest import comparison_table, contest, with_baselines
+    from cl_framework.plan import plans
+
+    values = dict(command.values)
+    out = Path(str(_single(values, "out", "runs")))
+    workers = _workers(values)
+    flags = {key: _single(values, key, True) for key in ("defaults", "baselines")}
+    has_defaults = _is(flags, "defaults")
+    if _is(flags, "baselines"):
+        values["strategy"] = with_baselines(values.get("strategy", []))
+    console, progress = Console(), Console(stderr=True)
+    made = plans(values, out)
+    for note in (note for plan in made for note in plan.notes):
+        progress.print(note, highlight=False, soft_wrap=True)
+    with _heeding_sigterm():
+        path, compared = contest(made, workers, _line(command), progress, has_defaults=has_defaults)
+    for scenario in compared["ranks"]:
+        console.print(comparison_table(compared, scenario))
+    for verdict in compared["verdicts"]:
+        if verdict["kept"] is False:
+            console.print(f"broken: {verdict['rule']}: {verdict['reason']}", highlight=False, soft_wrap=True)
+    print(f"{path}: {compared['status']}")
+    return 0
+
+
+def _line(command: Command) -> str:
+    """A command as it was given."""
+    return " ".join(["clf", command.verb, *(f"{key}={_text(values)}" for key, values in command.values.items())])
+
+
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """SIGTERM ends what runs inside as `Stopped`."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _text(values: Sequence[Any]) -> str:
+    return ",".join("null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+                    for value in values)
+
+
+def resume_verb(command: Command) -> int:
+    """Go on with a stopped run."""
+    from cl_framework.launch import check_job
+    from cl_framework.runs import RunFolder
+
+    path = take(command, ["run"]).get("run")
+    if path is None:
+        raise ConfigError("say which run: clf resume run=PATH of a folder that ends in seed<k>")
+    folder = RunFolder(Path(str(path)))
+    job = folder.job()
+    check_job(job)
+    out = folder.path.resolve().parents[3] if len(folder.path.resolve().parents) > 3 else Path()
+    if folder.was_renumbered(job):
+        raise ConfigError(f"{path} was written by another version of clf, whose configuration has other fields; "
+                          f"start it anew: {folder.command()}")
+    if RunFolder.of(job, out).path != folder.path.resolve():
+        raise ConfigError(f"{path} does not fit its config.yaml, which belongs to {RunFolder.of(job, Path()).path}: "
+                          "the file, the folder's place, or the code of a plugin named by its path has changed; undo "
+                          "that, or start anew")
+    return _execute_all([job], out, command, 1)
