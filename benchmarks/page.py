@@ -72,9 +72,8 @@ column says it.
 
 What was changed after a result was seen: a pilot of the incremental-class table (one seed) had L2 at 18.4. That led
 back to the released code, which also holds the rows of the head for classes to come; `l2` had left them free, and does
-as the code now.
-After the pilot a reading against the scripts also corrected presets (labels of the Fisher information, how rehearsal mixes
-its memory in, the head and the loss of iCaRL). All tables are of runs made after that.""", ""]
+as the code now. After the pilot a reading against the scripts also corrected presets (labels of the Fisher information,
+how rehearsal mixes its memory in, the head and the loss of iCaRL). All tables are of runs made after that.""", ""]
     records = {name: ROOT / "runs" / "reference" / f"{name}.json" for name in PUBLISHED}
     for name, path in records.items():
         if not path.exists():
