@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "runs" / "reproduce"
 TABLES = ("hsu2018/class", "hsu2018/domain", "hsu2018/task", "der2020_mnist/split", "gdumb2020",
           "der2020_mnist/permuted")
-FEWER = {"gem": "0..2", "mlp400_memory4400": "0..2", "der2020_mnist/permuted": "0..2", "gdumb2020": "0..4"}
+FEWER = {"der2020_mnist/permuted": "0..2", "gdumb2020": "0..4"}
 """Fewer seeds than ten, where a run takes minutes: by the name of a preset or of a table."""
 
 

@@ -131,7 +131,7 @@ def _target(made: Made, target: Target, tuning: Fingerprint, folder: Path, worke
             console: Console, has_defaults: bool) -> dict[str, Any]:
     """Phase 2 on one stream, which is opened here for the first time."""
     frozen = made["winner"]["values"]
-    jobs = [job_of(made, frozen, seed, target.phase, target.scenario) for seed in made["seeds"]]
+    jobs = [job_of(made, frozen, seed, target.phase, target.scenario) for seed in made["evaluation_seeds"]]
     stream = open_stream(jobs[0])
     print_of = fingerprint(stream)
     faults = configuration_faults(made, jobs[0], target.scenario) + overlap_faults(tuning, print_of, target.scenario)
@@ -146,14 +146,14 @@ def _target(made: Made, target: Target, tuning: Fingerprint, folder: Path, worke
     if has_defaults:
         label = f"{protocol_of(made)} defaults"
         plain = [dataclasses.replace(job_of(made, {}, seed, target.phase, target.scenario), protocol=label)
-                 for seed in made["seeds"]]
+                 for seed in made["evaluation_seeds"]]
         console.print(f"{label}: {target.scenario}, the same seeds with the plugin's values", highlight=False,
                       soft_wrap=True)
         default = _with_result(_runs(made, plain, folder, "default", workers, command, console, chance))
     return {**dataclasses.asdict(target), **print_of.plain(), "shared_images": len(tuning.images & print_of.images),
             "configuration": configuration_of(made, jobs[0]), "data": dict(stream.provenance), "chance": chance,
             "orders": {seed: [list(experience.class_names) for experience in open_stream(job)]
-                       for seed, job in zip(made["seeds"], jobs, strict=True)},
+                       for seed, job in zip(made["evaluation_seeds"], jobs, strict=True)},
             **_with_result(runs), "default": default}
 
 

@@ -18,6 +18,7 @@ class Experience:
         class_names: the original label of each, for reports.
         train: its training rows.
         task: its task label, or None where the scenario gives none.
+        name: what it is called in tables, e.g. a corruption; empty where its classes say it.
         past: earlier training rows; None when the strategy did not declare `Need.HISTORY`.
     """
 
@@ -26,6 +27,7 @@ class Experience:
     class_names: tuple[str, ...]
     train: Dataset
     task: int | None = None
+    name: str = ""
     past: tuple[Dataset, ...] | None = field(default=None, repr=False)
 
     @property

@@ -22,7 +22,8 @@ from cl_framework.winner import Made, alike, differences, job_of, space_of_made,
 _MOST_TRIALS = 10_000
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "format": int, "protocol": (str, type(None)), "scenario": str, "strategy": str, "model": str, "phase": str,
-    "evaluate": list, "winner": dict, "base": dict, "tracking": dict, "search": dict, "seeds": list, "space": dict,
+    "evaluate": list, "winner": dict, "base": dict, "tracking": dict, "search": dict, "seeds": list,
+    "evaluation_seeds": list, "space": dict,
     "space_hash": str, "study_hash": str, "configuration": dict, "scenario_hash": str, "classes": list, "data": dict,
     "chance": float, "costs": dict, "environment": dict, "trials": list,
 }
@@ -144,6 +145,10 @@ def scenario_faults(made: Made) -> list[str]:
              "model": base["model"].get("name")}
     faults += [f"base {group}.name is {name}, but {group} is {made[group]}" for group, name in names.items()
                if name != made[group]]
+    faults += [f"{name} is {made[name]}, but search declares {n}" for name, n in (
+        ("seeds", made["search"]["seeds"]),
+        ("evaluation_seeds", made["search"].get("evaluation_seeds") or made["search"]["seeds"]),
+    ) if made[name] != list(range(n))]
     if digest(stated) != made["scenario_hash"]:
         faults.append(f"configuration has hash {digest(stated)}, not {made['scenario_hash']}: one of its fields was "
                       "changed")

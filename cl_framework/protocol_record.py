@@ -57,7 +57,7 @@ def build(made: Made, phase2: Phase2) -> dict[str, Any]:
     plain = [run for part in phase2.parts if part["default"] is not None for run in part["default"]["runs"]]
     record = {
         "format": FORMAT, "protocol": protocol_of(made), "strategy": made["strategy"], "model": made["model"],
-        "scenario": made["scenario"], "metric": made["search"]["metric"], "seeds": list(made["seeds"]),
+        "scenario": made["scenario"], "metric": made["search"]["metric"], "seeds": list(made["evaluation_seeds"]),
         "hashes": {"scenario": made["scenario_hash"], "space": made["space_hash"], "winner": made["winner"]["hash"],
                    "study": made["study_hash"]},
         "winner": made["winner"]["values"],

@@ -23,11 +23,11 @@ def every_seed(record: Record, beside: Sequence[Record]) -> Finding:
     faults = []
     for part in record["evaluation"]:
         seeds = [run["seed"] for run in part["runs"]]
-        if seeds != record["tuned"]["seeds"]:
-            faults.append(f"{part['scenario']} has the seeds {seeds}, tuned with {record['tuned']['seeds']}")
+        if seeds != record["tuned"]["evaluation_seeds"]:
+            faults.append(f"{part['scenario']} has the seeds {seeds}, declared {record['tuned']['evaluation_seeds']}")
         elif not _same(part["result"], statistic([run["value"] for run in part["runs"]])):
             faults.append(f"the mean, deviation or n of {part['scenario']} is not that of its seeds")
-    return finding(faults, f"{len(record['tuned']['seeds'])} seeds for each evaluation stream")
+    return finding(faults, f"{len(record['tuned']['evaluation_seeds'])} seeds for each evaluation stream")
 
 
 def all_reported(record: Record, beside: Sequence[Record]) -> Finding:
@@ -66,7 +66,7 @@ def default_row(record: Record, beside: Sequence[Record]) -> Finding:
     for part in record["evaluation"]:
         if part["default"] is None:
             faults.append(f"{part['scenario']} has no row of the defaults")
-        elif [run["seed"] for run in part["default"]["runs"]] != record["tuned"]["seeds"]:
+        elif [run["seed"] for run in part["default"]["runs"]] != record["tuned"]["evaluation_seeds"]:
             faults.append(f"the defaults of {part['scenario']} have other seeds")
         elif not _same(part["default"]["result"], statistic([run["value"] for run in part["default"]["runs"]])):
             faults.append(f"the mean of the defaults of {part['scenario']} is not that of its seeds")

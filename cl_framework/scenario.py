@@ -52,6 +52,7 @@ class Part:
         classes: labels that occur in the training rows.
         class_names: their names.
         test_classes: labels that occur in the held-out rows; `classes` when None.
+        name: what it is called in tables, e.g. a corruption.
     """
 
     train: Dataset
@@ -59,6 +60,7 @@ class Part:
     classes: tuple[int, ...]
     class_names: tuple[str, ...]
     test_classes: tuple[int, ...] | None = None
+    name: str = ""
 
 
 class ResidentStream(Stream):
@@ -86,7 +88,7 @@ class ResidentStream(Stream):
             raise IndexError(f"the stream has experiences 0 to {len(self) - 1}, not {index}")
         part = self._parts[index]
         return Experience(index=index, classes=part.classes, class_names=part.class_names, train=part.train,
-                          task=index if self._is_task_aware else None,
+                          task=index if self._is_task_aware else None, name=part.name,
                           past=tuple(earlier.train for earlier in self._parts[:index]))
 
     def test(self, index: int) -> TestSet:

@@ -31,6 +31,8 @@ class Search:
     """Hyperparameter sets that are tried."""
     seeds: int = bounded(5, low=1, high=1_000)
     """Seeds of each set: 0 to n - 1, each at once the training seed and the seed of the order."""
+    evaluation_seeds: int = bounded(0, low=0, high=1_000)
+    """Seeds of the winner in phase 2: 0 to n - 1; as many as `seeds` when 0."""
     sampler: Literal["random", "grid", "tpe"] = "random"
     """random: independent uniform draws; grid: every combination, in order; tpe: Optuna's tree-structured Parzen
     estimator, which learns from the trials that are over (Bergstra et al., NeurIPS 2011)."""
@@ -47,15 +49,24 @@ class Search:
     space: dict[str, Any] = field(default_factory=dict)
     """Grids by key, which replace the declared ones or add to them; null takes a key out of the search."""
     evaluate: list[str] = field(default_factory=list)
-    """Scenarios that the winner is reported on; empty is the evaluation half of the scenario itself."""
+    """Scenarios that the winner is reported on; empty is the scenario itself. Where it is among them, every phase
+    takes half of the classes: the tuned scenario's lower half, the upper halves of all that are reported on."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    @property
-    def phase(self) -> str:
-        """What is opened for tuning: its own half, or the whole where another scenario is reported on."""
-        return "single" if self.evaluate else "tuning"
+    def phase(self, scenario: str) -> str:
+        """What is opened for tuning: a half, or the whole where other scenarios alone are reported on."""
+        return tuning_phase(scenario, self.evaluate)
+
+
+def tuning_phase(scenario: str, evaluate: Collection[str]) -> str:
+    """The phase of the tuning stream.
+
+    >>> tuning_phase("split_fashion", []), tuning_phase("split_fashion", ["split_mnist"])
+    ('tuning', 'single')
+    """
+    return "tuning" if not evaluate or scenario in evaluate else "single"
 
 
 def _text(value: object) -> str:

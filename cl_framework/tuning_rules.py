@@ -11,6 +11,7 @@ from typing import Any
 from cl_framework.errors import ConfigError
 from cl_framework.frozen import scenario_faults, space_faults, winner_faults
 from cl_framework.presets import preset
+from cl_framework.search import tuning_phase
 from cl_framework.tuned import digest
 from cl_framework.verdicts import ALONE, Finding, Record, finding
 from cl_framework.winner import differences
@@ -78,10 +79,10 @@ def blind_tuning(record: Record, beside: Sequence[Record]) -> Finding:
     """The tuning code has no handle on the evaluation data."""
     tuned = record["tuned"]
     faults = []
-    if tuned["phase"] not in ("tuning", "single") or (tuned["phase"] == "single") != bool(tuned["evaluate"]):
+    if tuned["phase"] != tuning_phase(tuned["scenario"], tuned["evaluate"]):
         faults.append(f"tuned with phase={tuned['phase']} while {tuned['evaluate'] or 'its own half'} is reported on")
-    if tuned["scenario"] in tuned["evaluate"]:
-        faults.append(f"{tuned['scenario']} is tuned and reported on")
+    faults += [f"{part['scenario']} is reported on with phase={part['phase']}" for part in record["evaluation"]
+               if (part["phase"] == "evaluation") != (tuned["phase"] == "tuning")]
     source = "+".join(sorted(tuned["data"])) or "unnamed"
     if sorted(f"{source}:{name}" for name in tuned["classes"]) != record["tuning"]["classes"]:
         faults.append("the classes that were tuned on are not those of the tuning stream")
@@ -123,11 +124,13 @@ def all_fixed_listed(record: Record, beside: Sequence[Record]) -> Finding:
 
 def _budget(record: Record) -> tuple[Any, ...]:
     search = record["tuned"]["search"]
-    return search["trials"], search["seeds"], search.get("sampler"), search.get("stop"), search.get("experiences")
+    return (search["trials"], search["seeds"], search.get("sampler"), search.get("stop"), search.get("experiences"),
+            len(record["tuned"]["evaluation_seeds"]))
 
 
 def _shown(budget: Sequence[Any]) -> str:
-    trials, seeds, sampler, stop, experiences = budget
+    trials, seeds, sampler, stop, experiences, reported = budget
     extra = "".join([f", stop={stop}" if stop not in (None, "none") else "",
-                     f", first {experiences} experiences" if experiences else ""])
+                     f", first {experiences} experiences" if experiences else "",
+                     f", {reported} seeds reported" if reported != seeds else ""])
     return f"{trials} trials x {seeds} seeds, {sampler}{extra}"

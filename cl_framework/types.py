@@ -80,6 +80,8 @@ class StreamInfo:
         mean, std: per channel (or one number), in units of raw/255 for uint8 rows, else of raw.
         augment: the batched augmentation of training rows: "none", "crop" or "crop_flip".
         seed: the training seed, from which a strategy draws its own generators.
+        is_labelled: its rows are learned with labels; else they reach a strategy through `adapt` alone.
+        batch_size: rows a batch of an unlabelled stream.
     """
 
     n_experiences: int
@@ -92,6 +94,8 @@ class StreamInfo:
     std: tuple[float, ...] = (1.0,)
     augment: str = "none"
     seed: int = 0
+    is_labelled: bool = True
+    batch_size: int = 0
 
 
 def select(inputs: Inputs, rows: Tensor) -> Inputs:

@@ -14,7 +14,7 @@ from typing import Any
 from cl_framework.config import Job, from_tree
 from cl_framework.errors import ConfigError
 from cl_framework.runs import git_commit
-from cl_framework.search import Space
+from cl_framework.search import Space, tuning_phase
 from cl_framework.statistics import t_interval
 from cl_framework.trials import Score, Trial
 
@@ -29,7 +29,7 @@ class Target:
 
     Attributes:
         scenario: its name.
-        phase: the half that was kept apart, or all of another scenario.
+        phase: the half that was kept apart, or all of a scenario that was not tuned on.
         flavour: which of the two kinds of transfer it shows.
     """
 
@@ -74,9 +74,9 @@ def protocol_of(made: Made) -> str:
 
 def targets(made: Made) -> list[Target]:
     """The streams that are reported on."""
-    if made["evaluate"]:
-        return [Target(scenario=name, phase="single", flavour="across data sets") for name in made["evaluate"]]
-    return [Target(scenario=made["scenario"], phase="evaluation", flavour="other classes of the same data set")]
+    phase = "evaluation" if tuning_phase(made["scenario"], made["evaluate"]) == "tuning" else "single"
+    return [Target(scenario=name, phase=phase, flavour="other classes of the same data set" if name == made["scenario"]
+                   else "across data sets") for name in made["evaluate"] or [made["scenario"]]]
 
 
 def trials_of(made: Made) -> list[Trial]:

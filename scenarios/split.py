@@ -160,6 +160,18 @@ class SplitGlyphs(Split):
 
 
 @dataclass(kw_only=True)
+class SplitGlyphsLetters(Split):
+    """A to J of 465 fonts, 28x28, in 5 experiences of 2: the shape of MNIST and Fashion-MNIST, another data set.
+
+    Literature: Bulatov, notMNIST dataset, 2011; fonts by Brian Kent (AEnigma).
+    """
+
+    def source(self) -> Source:
+        """The glyphs A to J."""
+        return _glyphs.GLYPHS_LETTERS
+
+
+@dataclass(kw_only=True)
 class SplitLetter(Split):
     """UCI's letters as vectors of 16 values, 26 classes in 13 experiences of 2. Goes with model=mlp.
 

@@ -42,7 +42,7 @@ def tuned(strategy):
                        "mean": statistics.fmean(score["value"] for score in scores.values()), "hash": digest(values)})
     best = next(trial for trial in trials if trial["values"]["train.lr"] == 0.0001)
     return {"format": 1, "protocol": "gtep", "scenario": "toy", "strategy": strategy, "model": "mlp",
-            "phase": "tuning", "evaluate": [], "seeds": SEEDS,
+            "phase": "tuning", "evaluate": [], "seeds": SEEDS, "evaluation_seeds": SEEDS,
             "winner": {name: best[name] for name in ("trial", "values", "mean", "hash")},
             "base": {"scenario": {"name": "toy", "n_experiences": 2}, "strategy": {"name": strategy, strategy: {}},
                      "model": {"name": "mlp"}, "train": {"epochs": 1}, "trainer": {"threads": 1}},

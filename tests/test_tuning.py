@@ -330,7 +330,6 @@ def test_one_study_a_strategy_and_a_fixed_key_is_named(tmp_path, capsys):
     (["search.metric=forgetting/max"], "search.metric=forgetting/max is better when it is lower"),
     (["search.metric=accuracy"], "unknown search.metric 'accuracy'"),
     (["search.evaluate=[split_minst]"], "unknown scenario 'split_minst'; did you mean 'split_mnist'?"),
-    (["search.evaluate=[split_digits]"], "search.evaluate has split_digits, which is tuned on"),
     (["search.space.train.lr=abc,0.1"], "search.space: train.lr=abc"),
     (["search.space.train.lr=-1,0.1"], "search.space: train.lr must be at least 0.0, got -1"),
     (["search.space.train.foo=1,2"], "unknown key 'train.foo'"),
