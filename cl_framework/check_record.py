@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cl_framework.errors import ClfError, DataError
-from cl_framework.evaluation import configuration_faults, overlap_faults
-from cl_framework.fingerprint import Fingerprint, fingerprint
+from cl_framework.evaluation import configuration_faults, fingerprint_of, overlap_faults
+from cl_framework.fingerprint import Fingerprint
 from cl_framework.frozen import self_faults, shape_faults, study_faults
 from cl_framework.launch import open_stream
 from cl_framework.protocol_record import FILE, digest_of, judged, read_record
@@ -58,12 +58,12 @@ def _splits(record: Mapping[str, Any]) -> Verdict:
     faults = []
     try:
         job = job_of(made, record["winner"], made["seeds"][0], made["phase"])
-        tuning = fingerprint(open_stream(job))
+        tuning = fingerprint_of(made, made["seeds"], made["phase"])
         faults += _fingerprint_faults("the tuning stream", record["tuning"], tuning)
         faults += configuration_faults(made, job, "the tuning stream")
         for part in record["evaluation"]:
             job = job_of(made, record["winner"], made["seeds"][0], part["phase"], part["scenario"])
-            own = fingerprint(open_stream(job))
+            own = fingerprint_of(made, made["evaluation_seeds"], part["phase"], part["scenario"])
             faults += _fingerprint_faults(part["scenario"], part, own) + overlap_faults(tuning, own, part["scenario"])
             faults += configuration_faults(made, job, part["scenario"])
     except DataError as error:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cl_framework.adaptation_checks import ADAPTATION_CHECKS
 from cl_framework.errors import PluginError
 from cl_framework.metric_checks import METRIC_CHECKS
 from cl_framework.metrics import Metric
@@ -24,6 +25,7 @@ from cl_framework.scenario import Scenario
 from cl_framework.scenario_checks import SCENARIO_CHECKS
 from cl_framework.strategy import Strategy
 from cl_framework.strategy_checks import STRATEGY_CHECKS
+from cl_framework.types import Need
 
 if TYPE_CHECKING:
     import pytest
@@ -52,6 +54,8 @@ def checks_of(plugin: Plugin) -> Sequence[Check]:
     Raises:
         PluginError: it is neither a strategy, a scenario nor a metric.
     """
+    if isinstance(plugin, Strategy) and Need.UNLABELLED in plugin.needs:
+        return ADAPTATION_CHECKS
     for kind, checks in ((Strategy, STRATEGY_CHECKS), (Scenario, SCENARIO_CHECKS), (Metric, METRIC_CHECKS)):
         if isinstance(plugin, kind):
             return checks

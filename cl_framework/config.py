@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cl_framework.chain import Chain
+from cl_framework.configuration import hash_of
 from cl_framework.errors import ConfigError, PluginError
 from cl_framework.fields import DataclassLike, bounded, check_ranges
 from cl_framework.hardware import Hardware
@@ -70,7 +70,6 @@ T = TypeVar("T", bound=DataclassLike)
 
 SECTIONS: dict[str, type[DataclassLike]] = {"train": Recipe, "trainer": Hardware, "track": Tracking}
 GROUPS = ("scenario", "strategy", "model")
-_NO_HASH = (("seed",), ("track",), ("train", "checkpoint_every"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,17 +121,6 @@ class Job:
     def yaml(self) -> str:
         """The whole configuration as YAML."""
         return yaml.safe_dump(self.tree, sort_keys=False)
-
-
-def hash_of(tree: Mapping[str, Any]) -> str:
-    """The hash of a configuration without what does not change a run's group."""
-    copy = json.loads(json.dumps(tree))
-    for *path, last in _NO_HASH:
-        branch = copy
-        for key in path:
-            branch = branch.get(key, {})
-        branch.pop(last, None)
-    return hashlib.sha256(json.dumps(copy, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _source_digest(cls: type) -> str:

@@ -12,25 +12,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.console import Group as Lines
 from rich.table import Table
 
-from cl_framework.config import hash_of
+from cl_framework.compared import FILE, FORMAT, draw_comparison
+from cl_framework.configuration import hash_of
 from cl_framework.evaluation import Evaluated, evaluate
 from cl_framework.files import write_json
+from cl_framework.pairing import Measure, pair
+from cl_framework.pairing_table import PairingTable
 from cl_framework.plan import Plan
 from cl_framework.protocol_record import digest_of, judged, sealed
+from cl_framework.ranks import rank_agreement
 from cl_framework.reporting_rules import BASELINES
 from cl_framework.rules import check
-from cl_framework.statistics import rank_agreement
 from cl_framework.tuning import tune
 from cl_framework.tuning_table import percent, time_text
 from cl_framework.verdicts import Record, Verdict
-
-FORMAT = 1
-"""Fields may be added; none changes its meaning without a new number."""
-FILE = "comparison.json"
-"""Its name, in a folder of its own for each set of searches, beside the studies."""
 
 
 def with_baselines(strategies: Sequence[Any]) -> list[Any]:
@@ -44,7 +43,7 @@ def with_baselines(strategies: Sequence[Any]) -> list[Any]:
 
 def contest(plans: Sequence[Plan], workers: int, command: str, console: Console, *, has_defaults: bool = True
             ) -> tuple[Path, dict[str, Any]]:
-    """Tune and evaluate every plan, and write `<out>/tune/<scenario>/comparison/<hash>/comparison.json`.
+    """Tune and evaluate every plan, and write `<out>/tune/<scenario>/comparison/<hash>/comparison.json`, and pictures.
 
     Raises:
         ClfError: a search or an evaluation could not be finished; what is finished is kept.
@@ -55,6 +54,8 @@ def contest(plans: Sequence[Plan], workers: int, command: str, console: Console,
     searches = hash_of({plan.strategy: plan.hash for plan in plans})
     path = plans[0].folder.parents[1] / "comparison" / searches / FILE
     write_json(path, made)
+    for file in draw_comparison(made, path.parent):
+        console.print(f"wrote {file}", highlight=False, soft_wrap=True)
     return path, made
 
 
@@ -75,7 +76,8 @@ def compare(done: Sequence[Evaluated]) -> dict[str, Any]:
     first = records[0]
     content = {"format": FORMAT, "protocol": first["protocol"], "scenario": first["scenario"],
                "metric": first["metric"], "rows": rows, "claims": claims,
-               "ranks": {scenario: _ranks(records, scenario) for scenario in _scenarios(records)}}
+               "ranks": {scenario: _ranks(records, scenario) for scenario in _scenarios(records)},
+               "tests": {scenario: _tests(records, scenario) for scenario in _scenarios(records)}}
     return sealed(judged(content, verdicts))
 
 
@@ -89,8 +91,8 @@ def claims_on(records: Sequence[Record], scenario: str) -> list[dict[str, Any]]:
             if results[better]["interval"][0] > results[worse]["interval"][1]]
 
 
-def comparison_table(made: Mapping[str, Any], scenario: str) -> Table:
-    """What a reader needs of one evaluation stream."""
+def comparison_table(made: Mapping[str, Any], scenario: str) -> RenderableType:
+    """What a reader needs of one evaluation stream; below it, the strategies compared seed by seed."""
     ranks = made["ranks"][scenario]
     agreement = " ".join(f"{name} {'none' if ranks[name] is None else format(ranks[name], '.2f')}"
                          for name in ("kendall_tau", "spearman"))
@@ -108,7 +110,8 @@ def comparison_table(made: Mapping[str, Any], scenario: str) -> Table:
             "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}", percent(own["default"]),
             percent(own["forgetting"]), "" if own["n_parameters"] is None else f"{own['n_parameters']:,.0f}",
             time_text(row["tuning_cost"]["train_seconds"]))
-    return table
+    tests = made.get("tests", {}).get(scenario)
+    return table if tests is None else Lines(table, "", PairingTable(tests), "")
 
 
 def _scenarios(records: Sequence[Record]) -> list[str]:
@@ -135,3 +138,11 @@ def _ranks(records: Sequence[Record], scenario: str) -> dict[str, Any]:
                 if part["scenario"] == scenario}
     found = asdict(rank_agreement(tuned, reported))
     return {**found, "ranks": {name: list(pair) for name, pair in found["ranks"].items()}}
+
+
+def _tests(records: Sequence[Record], scenario: str) -> dict[str, Any] | None:
+    """The strategies compared on their shared (order, seed) pairs; a failed run counts as chance, as in its mean."""
+    values = {record["strategy"]: {(run["order_seed"], run["seed"]): run["value"] for run in part["runs"]}
+              for record in records for part in record["evaluation"] if part["scenario"] == scenario}
+    found = pair(values, Measure(name=records[0]["metric"]))
+    return None if found is None else found.plain()

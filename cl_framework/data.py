@@ -113,6 +113,11 @@ class Dataset:
         """Equal for data sets that share a store."""
         return id(self._raw)
 
+    def place(self) -> tuple[object, ...]:
+        """Equal for data sets that see the same rows of one store in the same way, in whatever order."""
+        seen = () if self._view is None else (id(self._views), self._view.sort().values.numpy(force=True).tobytes())
+        return self.store_id(), self._places.sort().values.numpy(force=True).tobytes(), *seen
+
     @staticmethod
     def concat(parts: Sequence[Dataset]) -> Dataset:
         """The rows of several data sets, in order. Data sets of one store and one set of views share them; others are

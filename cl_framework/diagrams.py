@@ -19,7 +19,7 @@ from matplotlib.typing import LineStyleType
 
 from cl_framework.errors import ConfigError
 from cl_framework.files import write_atomic
-from cl_framework.statistics import cliques, rank_agreement
+from cl_framework.ranks import cliques, rank_agreement
 
 _METADATA: Mapping[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 """The suffixes that there are, and what makes two equal pictures differ."""
@@ -39,8 +39,8 @@ def critical_difference_diagram(ranks: Mapping[str, float], difference: float, p
     difference, whose length stands above the axis.
 
     Args:
-        ranks: strategy -> mean rank, 1 is the best; see `statistics.mean_ranks`.
-        difference: see `statistics.critical_difference`.
+        ranks: strategy -> mean rank, 1 is the best; see `ranks.mean_ranks`.
+        difference: see `ranks.critical_difference`.
         path: a .png, .svg or .pdf file, replaced where it is there.
 
     Returns:

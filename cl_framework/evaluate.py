@@ -36,7 +36,8 @@ def answer_online(strategy: Strategy, model: Model, batch: Batch) -> Tensor:
     mode = model.training
     model.eval()
     try:
-        return strategy.adapt(model, model.preprocess(batch.raw)).detach()
+        with torch.enable_grad():
+            return strategy.adapt(model, model.preprocess(batch.raw)).detach()
     finally:
         model.train(mode)
 

@@ -97,7 +97,12 @@ def _tuning(frozen: Frozen) -> Fingerprint:
     if dict(stream.provenance) != frozen.made["data"]:
         raise ConfigError(f"{frozen.path} was tuned on {frozen.made['data']}, the data is now "
                           f"{dict(stream.provenance)}; put the old files back, or tune again")
-    return fingerprint(stream)
+    return fingerprint_of(frozen.made, frozen.made["seeds"], frozen.made["phase"])
+
+
+def fingerprint_of(made: Made, seeds: Sequence[int], phase: str, scenario: str | None = None) -> Fingerprint:
+    """What the streams of all seeds are made of: their orders may differ in more than the order."""
+    return fingerprint(*(open_stream(job_of(made, made["winner"]["values"], seed, phase, scenario)) for seed in seeds))
 
 
 def configuration_faults(made: Made, job: Job, what: str) -> list[str]:
@@ -133,7 +138,7 @@ def _target(made: Made, target: Target, tuning: Fingerprint, folder: Path, worke
     frozen = made["winner"]["values"]
     jobs = [job_of(made, frozen, seed, target.phase, target.scenario) for seed in made["evaluation_seeds"]]
     stream = open_stream(jobs[0])
-    print_of = fingerprint(stream)
+    print_of = fingerprint_of(made, made["evaluation_seeds"], target.phase, target.scenario)
     faults = configuration_faults(made, jobs[0], target.scenario) + overlap_faults(tuning, print_of, target.scenario)
     if faults:
         raise ConfigError(faults)

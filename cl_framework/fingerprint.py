@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from cl_framework.data import Dataset
+from cl_framework.experience import Experience
 from cl_framework.scenario import Stream
 
 _ROWS = 4096
@@ -21,9 +22,9 @@ class Fingerprint:
     """What a stream is made of.
 
     Attributes:
-        classes: `dataset:class`, sorted.
+        classes: `dataset:class`, sorted; where experiences have names, as corruptions do, `name:class`.
         images: a digest of every distinct row, training and held-out, as it is seen.
-        n_rows: how many rows there are.
+        n_rows: how many rows the first stream has.
     """
 
     classes: tuple[str, ...]
@@ -44,18 +45,34 @@ class Fingerprint:
                 "images": self.digest}
 
 
-def fingerprint(stream: Stream) -> Fingerprint:
-    """Read every row of a stream once: a second for 70,000 images of 28x28."""
-    source = "+".join(sorted(stream.provenance)) or "unnamed"
+def fingerprint(*streams: Stream) -> Fingerprint:
+    """Read every row once: a second for 70,000 images of 28x28.
+
+    Args:
+        streams: those of several orders, which may differ in their classes and in how rows are seen; rows that two of
+            them read from the same places of one store are read once.
+    """
     classes: set[str] = set()
     images: set[bytes] = set()
     n_rows = 0
-    for index, experience in enumerate(stream):
-        classes.update(f"{source}:{name}" for name in experience.class_names)
-        for data in (experience.train, stream.test(index).data):
-            images.update(_digests(data))
-            n_rows += len(data)
+    known: set[tuple[object, ...]] = set()
+    for stream in streams:
+        for index, experience in enumerate(stream):
+            classes.update(class_labels(stream, experience))
+            held_out = [stream.test(index).data] if stream.info.is_labelled else []  # else clean rows of the source
+            for data in (experience.train, *held_out):
+                n_rows += len(data) if stream is streams[0] else 0
+                place = data.place()
+                if place not in known:
+                    known.add(place)
+                    images.update(_digests(data))
     return Fingerprint(tuple(sorted(classes)), frozenset(images), n_rows)
+
+
+def class_labels(stream: Stream, experience: Experience) -> list[str]:
+    """The classes of an experience with what tells them from those of other streams: data set, or corruption."""
+    source = experience.name or "+".join(sorted(stream.provenance)) or "unnamed"
+    return [f"{source}:{name}" for name in experience.class_names]
 
 
 def _digests(data: Dataset) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from cl_framework.config import hash_of
+from cl_framework.configuration import hash_of
 from cl_framework.errors import ClfError, ConfigError
 from cl_framework.search import draw
 from cl_framework.trials import winner

@@ -16,21 +16,51 @@ _RECIPES = {"train": "cl_framework.recipe:Recipe", "trainer": "cl_framework.hard
 
 
 def report_verb(command: Command) -> int:
-    """What runs below a folder say, or how they stand beside published numbers."""
+    """What runs below a folder say, how they stand beside published numbers, or what a protocol found."""
+    from cl_framework.pairing import DEFAULT
     from cl_framework.report import FORMATS, groups, report
 
     experiments = [str(name) for name in command.values.get("experiment", [])]
     plain = {key: values for key, values in command.values.items() if key != "experiment"}
-    given = take(replace(command, values=plain), ["runs", "format", "experiment"])
+    given = take(replace(command, values=plain), ["runs", "format", "metric", "against", "out", "protocol",
+                                                  "experiment"])
     path, style = Path(str(given.get("runs", "runs"))), str(given.get("format", "text"))
+    out = Path(str(given["out"])) if "out" in given else None
     if style not in FORMATS:
         raise ConfigError(unknown("format", style, FORMATS))
+    if out is not None and out.suffix in (".svg", ".pdf", ".png"):
+        raise ConfigError(f"out={out} is to be a folder: pictures go into it as .svg, .pdf and .png")
+    if "protocol" in given:
+        return _report_protocol(Path(str(given["protocol"])), out, [*command.values])
     if experiments:
+        strange = [key for key in ("metric", "against", "out") if key in given]
+        if strange:
+            raise ConfigError(f"experiment=NAME compares with published numbers, it takes no {' or '.join(strange)}")
         from cl_framework.comparison import COMPARISON_FORMATS
         from cl_framework.published import compare, published
         print(COMPARISON_FORMATS[style](compare(published(experiments), groups(path))))
     else:
-        report(path, style)
+        report(path, style, str(given.get("metric", DEFAULT.name)),
+               str(given["against"]) if "against" in given else None, out)
+    return 0
+
+
+def _report_protocol(path: Path, out: Path | None, keys: list[str]) -> int:
+    """Print what a `comparison.json` holds, and draw it beside the file or into a folder."""
+    from rich.console import Console
+
+    from cl_framework.compared import draw_comparison, read_comparison
+    from cl_framework.contest import comparison_table
+
+    strange = [key for key in keys if key not in ("protocol", "out")]
+    if strange:
+        raise ConfigError(f"protocol=PATH reports on one comparison.json, it takes out=FOLDER and no "
+                          f"{' or '.join(strange)}")
+    made, folder = read_comparison(path), path if path.is_dir() else path.parent
+    for scenario in made["ranks"]:
+        Console().print(comparison_table(made, scenario))
+    for file in draw_comparison(made, folder if out is None else out):
+        print(f"wrote {file}")
     return 0
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cl_framework.config import Job, filled, hash_of, resolve, without_strangers
+from cl_framework.config import Job, filled, resolve, without_strangers
+from cl_framework.configuration import hash_of
 from cl_framework.errors import ConfigError
 from cl_framework.launch import check_job
 from cl_framework.metrics import installed_metrics

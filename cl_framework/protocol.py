@@ -13,6 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from cl_framework import seeding
+from cl_framework.adaptation import Tally, adapt
 from cl_framework.batches import Chunks
 from cl_framework.checkpoint import Vault
 from cl_framework.data import Dataset, TestSet
@@ -38,9 +39,15 @@ def check_needs(strategy: Strategy, info: StreamInfo) -> None:
     Raises:
         ConfigError: names the need and what to do.
     """
+    name = "+".join(type(part).__name__ for part in strategy.parts())
+    if not info.is_labelled and Need.UNLABELLED not in strategy.needs:
+        raise ConfigError(f"{name} learns from labels, and this stream has none; choose a strategy that adapts at test "
+                          "time, such as strategy=psmt strategy.psmt.variant=paper, or another scenario")
     missing = sorted(need for need in strategy.needs if need not in info.offers)
+    if Need.UNLABELLED in missing:
+        raise ConfigError(f"{name} adapts to test rows without labels, and the rows of this stream have labels; choose "
+                          "scenario=corrupted, or a strategy that learns from labels")
     if missing:
-        name = "+".join(type(part).__name__ for part in strategy.parts())
         raise ConfigError(f"{name} needs {', '.join(missing)}, which the scenario does not offer; choose another "
                           "scenario (task labels: scenario.incremental=task) or another strategy")
 
@@ -99,7 +106,8 @@ class _Run:
         check_recipe(recipe, self.info)
         self.strategy, self.stream, self.model, self.recipe = strategy, stream, model, recipe
         self.seed, self.hardware, self.vault, self.observer = seed, hardware, vault, observer
-        self.record = StreamRecord(n_experiences=len(stream))
+        self.record = StreamRecord(n_experiences=len(stream), n_rounds=stream.info.n_rounds)
+        self.tally = Tally()
         self.matrix = AccuracyMatrix(len(stream))
         self.cursor = Cursor()
         self.online_hits = self.online_rows = 0
@@ -123,8 +131,11 @@ class _Run:
 
     def _given(self, experience: Experience) -> Experience:
         """The experience with what the strategy may see of it, on the device."""
-        may_look_back = Need.HISTORY in self.strategy.needs
-        past = tuple(self._resident(data) for data in experience.history) if may_look_back else None
+        past = None
+        if Need.HISTORY in self.strategy.needs:
+            past = tuple(self._resident(data) for data in experience.history)
+        elif Need.SOURCE_DATA in self.strategy.needs and self.stream.pretraining is not None:
+            past = (self._resident(self.stream.pretraining.data),)
         return dataclasses.replace(experience, train=self._resident(experience.train), past=past)
 
     def _resident(self, data: Dataset) -> Dataset:
@@ -146,28 +157,54 @@ class _Run:
         if not is_taken_up:
             self.cursor = Cursor(index, stream_step=self.cursor.stream_step)
             self.online_hits = self.online_rows = 0
+            self.tally = Tally()
             seeding.seed_all(self.seed, "experience", index)
             self.model.observe(experience.classes, experience.task)
             if index == 0 and self.info.setting is Setting.DOMAIN:
-                evaluate(Strategy(), self.model, self._tests(len(self.stream)), self.matrix, 0)
+                evaluate(Strategy(), self.model, self._tests(self._measured(-1)), self.matrix, 0)
             self.strategy.before_experience(self.model, experience)
-        data = self.strategy.train_data(experience, experience.train)
-        calls = _Calls(self, experience)
-        self.strategy.fit(self.model, data, calls.train)
+        if self.info.is_labelled:
+            data = self.strategy.train_data(experience, experience.train)
+            self.strategy.fit(self.model, data, _Calls(self, experience).train)
+        else:
+            self._adapt(experience)
         self.strategy.after_experience(self.model, experience)
         self.record.seconds[index] += time.monotonic() - self._clock
         self._evaluate(index)
 
-    def _tests(self, stop: int) -> Iterator[tuple[int, TestSet]]:
-        for index in range(stop):
+    def _adapt(self, experience: Experience) -> None:
+        state = self.take_pending()
+        if state is not None:
+            seeding.restore(state["rng"])
+
+        def on_chunk(errors: Sequence[float]) -> None:
+            if self.is_due():
+                self.save(None, is_inside=True)
+            self.observer.stepped(self.cursor, errors)
+
+        self.observer.experience_started(experience, -(-len(experience.train) // self.info.batch_size))
+        adapt(self.strategy, self.model, experience.train, self.info.batch_size, self.cursor, self.tally, on_chunk)
+        self.record.online[experience.index] = self.tally.accuracy
+        self.record.calibration[experience.index] = self.tally.calibration
+
+    def _measured(self, index: int) -> range:
+        """Experiences whose held-out rows are answered after experience `index`; -1 is before the first.
+
+        Those that were learned, or all of a stream of domains; of an unlabelled stream they are the same rows.
+        """
+        if not self.info.is_labelled:
+            return range(max(index, 0), max(index, 0) + 1)
+        return range(len(self.stream) if self.info.setting is Setting.DOMAIN else index + 1)
+
+    def _tests(self, indices: range) -> Iterator[tuple[int, TestSet]]:
+        for index in indices:
             test = self.stream.test(index)
             yield index, TestSet(self._resident(test.data), test.classes, test.setting)
 
     def _evaluate(self, index: int) -> None:
         record = self.record
         own = _numbers(self.strategy)
-        stop = len(self.stream) if self.info.setting is Setting.DOMAIN else index + 1
-        evaluate(self.strategy, self.model, self._tests(stop), self.matrix, index + 1)
+        evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1)
         computed = self.matrix.compute()
         record.initial, record.accuracy = computed.initial, computed.accuracy
         record.task_accuracy = computed.task_accuracy
@@ -182,8 +219,8 @@ class _Run:
 
     # checkpoints
 
-    def save(self, optimizer: Optimizer | None) -> None:
-        """Write a checkpoint: between experiences (`optimizer` is None) or between two steps."""
+    def save(self, optimizer: Optimizer | None, *, is_inside: bool = False) -> None:
+        """Write a checkpoint: between two steps (`is_inside`), or between experiences."""
         if self.vault is None:
             return
         model = self.model.state_dict()
@@ -191,13 +228,14 @@ class _Run:
             raise Diverged(f"the weights are no longer finite at step {self.cursor.stream_step} of the stream; the run "
                            "stops and its last good checkpoint is kept. Try a lower train.lr, or train.clip=1.0")
         seconds = self.record.seconds.clone()
-        if optimizer is not None:
+        if is_inside:
             seconds[self.cursor.experience] += time.monotonic() - self._clock
         state = {
             "cursor": dataclasses.asdict(self.cursor), "model": model, "strategy": self.strategy.state_dict(),
             "optimizer": None if optimizer is None else optimizer.state_dict(), "rng": seeding.capture(),
             "record": {**self.record.state_dict(), "seconds": seconds}, "matrix": self.matrix.state_dict(),
-            "online": (self.online_hits, self.online_rows), "carried": self.carried,
+            "online": (self.online_hits, self.online_rows), "carried": self.carried, "is_inside": is_inside,
+            "tally": self.tally.state_dict(),
         }
         self.observer.saving(self.cursor)
         self.vault.save(state, self.cursor.experience, self.cursor.stream_step)
@@ -212,7 +250,7 @@ class _Run:
         self.matrix.load_state_dict(state["matrix"])
         self.cursor = Cursor(**state["cursor"])
         self.restore(state)
-        self._pending = state if state["optimizer"] is not None else None
+        self._pending = state if state["is_inside"] else None
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back model, strategy and what was counted."""
@@ -220,6 +258,7 @@ class _Run:
         self.strategy.load_state_dict(self.model, copy.deepcopy(state["strategy"]))  # may be put back twice
         self.online_hits, self.online_rows = state["online"]
         self.carried = state["carried"]
+        self.tally.load_state_dict(state["tally"])
 
     def is_due(self) -> bool:
         """Whether the next checkpoint inside an experience should be written now."""
@@ -294,7 +333,7 @@ class _Calls:
             if not run.recipe.reset_optimizer:
                 run.carried = optimizer.state_dict()
             if run.is_due():
-                run.save(optimizer)
+                run.save(optimizer, is_inside=True)
             run.observer.stepped(run.cursor, losses)
 
         learner = Learner(run.strategy, run.model, run.recipe, run.cursor, steps_per_epoch=chunks.steps_per_epoch,

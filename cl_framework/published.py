@@ -110,8 +110,8 @@ def _rows(experiment: str, section: dict[str, Any]) -> Iterator[Published]:
 
 
 def compare(rows: Sequence[Published], groups: Sequence[Group]) -> list[Comparison]:
-    """Each published number with the group of runs whose configuration is its preset's."""
-    by_hash = {group.config_hash: group for group in groups}
+    """Each published number with the runs whose configuration is its preset's, order seed included."""
+    by_hash = {own: part for group in groups for own, part in group.by_hash().items()}
     return [_comparison(row, by_hash.get(resolve({"experiment": row.experiment}).hash)) for row in rows]
 
 

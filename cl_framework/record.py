@@ -16,7 +16,7 @@ import torch
 import torchmetrics
 from torch import Tensor
 
-_TENSORS = ("accuracy", "task_accuracy", "initial", "online", "seconds")
+_TENSORS = ("accuracy", "task_accuracy", "initial", "online", "calibration", "seconds")
 
 
 def _unmeasured(*shape: int) -> Tensor:
@@ -34,6 +34,8 @@ class StreamRecord:
         initial: accuracy before any training, [T].
         joint: accuracy on each experience of a model trained on all data, [T], or None where there is no such model.
         online: accuracy of the answers given to the rows of an experience before they were learned, [T].
+        calibration: expected calibration error of these answers, [T]; of unlabelled streams alone.
+        n_rounds: how often the same experiences come round, T / n_rounds of them at a time.
         seconds: training time of each experience, [T], 0 before it is learned.
         n_parameters: of the model after the last experience learned.
         memory_bytes: what the strategy keeps after the last experience learned.
@@ -51,6 +53,8 @@ class StreamRecord:
     initial: Tensor = field(init=False)
     joint: Tensor | None = None
     online: Tensor = field(init=False)
+    calibration: Tensor = field(init=False)
+    n_rounds: int = 1
     seconds: Tensor = field(init=False)
     n_parameters: int | None = None
     memory_bytes: int | None = None
@@ -61,7 +65,7 @@ class StreamRecord:
         if n < 1:
             raise ValueError(f"a stream has at least one experience, got {n}")
         self.accuracy, self.task_accuracy = _unmeasured(n, n), _unmeasured(n, n)
-        self.initial, self.online = _unmeasured(n), _unmeasured(n)
+        self.initial, self.online, self.calibration = _unmeasured(n), _unmeasured(n), _unmeasured(n)
         self.seconds = torch.zeros(n, dtype=torch.float64)
 
     @property
@@ -82,7 +86,8 @@ class StreamRecord:
     def state_dict(self) -> dict[str, Any]:
         """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`."""
         return {
-            "n_experiences": self.n_experiences, "n_parameters": self.n_parameters, "memory_bytes": self.memory_bytes,
+            "n_experiences": self.n_experiences, "n_rounds": self.n_rounds, "n_parameters": self.n_parameters,
+            "memory_bytes": self.memory_bytes,
             "joint": None if self.joint is None else self.joint.clone(),
             "strategy_metrics": [dict(metrics) for metrics in self.strategy_metrics],
             **{name: vars(self)[name].clone() for name in _TENSORS},
@@ -91,8 +96,8 @@ class StreamRecord:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
         """The record that `state_dict` copied."""
-        record = cls(n_experiences=state["n_experiences"], joint=state["joint"], n_parameters=state["n_parameters"],
-                     memory_bytes=state["memory_bytes"],
+        record = cls(n_experiences=state["n_experiences"], n_rounds=state["n_rounds"], joint=state["joint"],
+                     n_parameters=state["n_parameters"], memory_bytes=state["memory_bytes"],
                      strategy_metrics=[dict(metrics) for metrics in state["strategy_metrics"]])
         for name in _TENSORS:
             value: Tensor = state[name]

@@ -1,6 +1,7 @@
-"""What runs say: one run's table, a product's table, and the report over seeds as text, JSON, CSV or Markdown.
+"""The report over seeds, as text, JSON, CSV or Markdown: means, intervals, and strategies compared on shared pairs.
 
-Imports no torch. Accuracies are fractions in files and JSON, percent in tables.
+Imports no torch, unless another metric than average accuracy is compared. Accuracies are fractions in files and JSON,
+percent in tables.
 """
 
 from __future__ import annotations
@@ -11,26 +12,36 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, RenderableType
 from rich.console import Group as Lines
-from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
+from cl_framework.configuration import Configuration
 from cl_framework.errors import ConfigError
-from cl_framework.summaries import Group, Matrix, Runs, Stat, Summary, group, parse_summary, read_runs
+from cl_framework.estimates import Estimate, estimate
+from cl_framework.pairing import DEFAULT, Measure
+from cl_framework.pairing_table import PairingTable
+from cl_framework.pairing_table import as_markdown as pairing_markdown
+from cl_framework.registry import unknown
+from cl_framework.sheets import Sheet, sheets
+from cl_framework.summaries import Group, Runs, Summary, group, parse_summary, read_runs, with_configuration
+from cl_framework.tables import (
+    GroupsTable,
+    cells,
+    columns,
+    conditions,
+    flat,
+    interval_cell,
+    one_run,
+    path_line,
+    sources,
+    uneven_orders,
+)
 
-_MAIN = {"average_accuracy": "average\naccuracy", "average_incremental_accuracy": "incremental\naccuracy",
-         "forgetting/max": "forgetting\n/max", "backward_transfer": "backward\ntransfer",
-         "learning_accuracy": "learning\naccuracy"}
 _FEW_SEEDS = 3
-_LARGEST_MATRIX = 20
-_LONGEST_NAME = 24
 
 
 def groups(path: Path) -> list[Group]:
@@ -48,20 +59,61 @@ def _finished(path: Path, runs: Runs) -> list[Group]:
     return group(runs.finished)
 
 
-def report(path: Path, style: str = "text") -> None:
+def report(path: Path, style: str = "text", metric: str = DEFAULT.name, against: str | None = None,
+           out: Path | None = None) -> None:
     """Print the report on the runs below a folder; what is left out is named, on stderr for formats that programs read.
 
+    Args:
+        path: a folder with run folders below it.
+        style: one of `FORMATS`.
+        metric: what strategies are compared by.
+        against: the strategy that the others are compared with; the best when None.
+        out: a folder for critical-difference diagrams.
+
     Raises:
-        ConfigError: there is no finished run, or no such format.
+        ConfigError: there is no finished run, or no such format, metric or strategy.
     """
     if style not in FORMATS:
         raise ConfigError(f"unknown format '{style}'; there are {', '.join(FORMATS)}")
     runs = read_runs(path)
     found = _finished(path, runs)
-    print(FORMATS[style](found))
+    measure = _measure(metric, found)
+    print(FORMATS[style](found, measure, against))
     label, stream = ("Note", sys.stdout) if style == "text" else ("clf", sys.stderr)
     for note in runs.notes():
         print(f"{label}: {note}", file=stream)
+    for line in [] if out is None else _drawn(sheets(found, measure, against), out):
+        print(f"{label}: {line}", file=stream)
+
+
+def _measure(name: str, found: Sequence[Group]) -> Measure:
+    """What is known of a metric; its plugin is imported, but for the one that is compared without being named."""
+    if name == DEFAULT.name:
+        return DEFAULT
+    names = {known for each in found for known in each.metrics}
+    if name not in names:
+        raise ConfigError(unknown("metric", name, names))
+    from cl_framework.metrics import installed_metrics
+
+    for metric in installed_metrics():
+        if metric.name == name:
+            return Measure(name=name, is_higher_better=metric.higher_is_better,
+                           is_percent=metric.axis in ("stability", "plasticity", "transfer"))
+    raise ConfigError(f"nothing says whether more of '{name}' is better; compare a metric of `clf list kind=metric`")
+
+
+def _drawn(found: Sequence[Sheet], folder: Path) -> Iterator[str]:
+    """Draw the ranks of each table; a line for each file, and for each table that has none."""
+    from cl_framework.pictures import draw_ranks
+
+    for sheet in found:
+        ranking = None if sheet.pairing is None else sheet.pairing.ranking
+        if ranking is None:
+            yield f"no diagram of {sheet.title}: it takes two strategies with two shared pairs"
+            continue
+        stem = "critical_difference" if len(found) == 1 else f"critical_difference {sheet.title}"
+        yield from (f"wrote {file}" for file in
+                    draw_ranks(ranking.mean_ranks, ranking.critical_difference, folder, stem))
 
 
 def product_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -70,148 +122,45 @@ def product_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     Args:
         summaries: contents of `summary.json`, each with its run folder under "path".
     """
-    given = [_given(summary) for summary in summaries]
+    known: dict[str, Configuration] = {}
+    given = [with_configuration(_given(summary), known) for summary in summaries]
     asked = [run.key for run in given]
-    found = sorted(group(given), key=lambda each: next(i for i, key in enumerate(asked) if key[-1] == each.config_hash))
+    found = sorted(group(given), key=lambda each: asked.index(each.runs[0].key))
     folder = os.path.commonpath([path for each in found for path in each.folders])
-    return Lines(*_tables(found), *_warnings(found), _path_line("run folders", folder))
+    return Lines(*_tables(found, DEFAULT, None, is_compared=False), *_warnings(found),
+                 path_line("run folders", folder))
 
 
 def run_table(summary: Mapping[str, Any]) -> RenderableType:
-    """What one finished run shows at its end: accuracy matrix, main metrics, run folder.
+    """What one finished run shows at its end.
 
     Args:
         summary: content of its `summary.json`, with its run folder under "path".
     """
-    run = _given(summary)
-    only = group([run])[0]
-    rows = [*((_MAIN[name].replace("\n", " ").replace(" /", "/"), _percent(stat.mean) + " %")
-              for name, stat in _main(only)), ("seconds", _plain(run.seconds or 0.0))]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    title = f"{only.scenario} · {only.strategy} · {only.model} · seed {run.seed} · {_conditions(only)}"
-    return Lines(Text(title, style="bold"), _MatrixTable(run.accuracy_matrix, run.folder), table, Text(""),
-                 _path_line("run folder", str(run.folder)))
+    return one_run(_given(summary))
 
 
 def _given(summary: Mapping[str, Any]) -> Summary:
     return parse_summary(dict(summary), Path(str(summary.get("path", "."))))
 
 
-def _main(each: Group) -> list[tuple[str, Stat]]:
-    return [(name, each.metrics[name]) for name in _MAIN if name in each.metrics]
-
-
-def _path_line(label: str, path: str) -> Text:
-    """Begins a line of its own where it would be broken; nothing of it is lost."""
-    return Text(f"{label}: {path}", overflow="fold")
-
-
-def _conditions(each: Group) -> str:
-    phase = "" if each.phase == "single" else f"{each.phase} phase · "
-    order = "natural order" if each.order_seed is None else f"order seed {each.order_seed}"
-    return f"{order} · {phase}{each.protocol}"
-
-
-def _percent(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:.1f}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _cell(stat: Stat | None, n: int, write: Callable[[float], str], gap: str = " ") -> str:
-    """Mean ± deviation; (n=...) where fewer runs have the number than the group has."""
-    if stat is None:
-        return "-"
-    parts = [write(stat.mean), *([] if stat.std is None else [f"± {write(stat.std)}"]),
-             *([] if stat.n == n else [f"(n={stat.n})"])]
-    return gap.join(parts)
-
-
-def _cells(each: Group, gap: str) -> list[str]:
-    return [*(_cell(each.metrics.get(name), each.n, _percent, gap) for name in _MAIN),
-            _cell(each.seconds, each.n, _plain, gap)]
-
-
-class _GroupsTable:
-    """Strategies side by side, at full width, with deviations on a second line, or as lists, whichever fits."""
-
-    def __init__(self, rows: Sequence[Group]) -> None:
-        self._rows = rows
-        twice = len({each.strategy for each in rows}) < len(rows)
-        self._labels = [f"{each.strategy} {each.config_hash[:8]}" if twice else each.strategy for each in rows]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        unlimited = options.update(max_width=10_000)
-        for gap in (" ", "\n"):
-            table = self._table(gap)
-            if Measurement.get(console, unlimited, table).maximum <= options.max_width:
-                yield table
-                return
-        headings = [*(name.replace("\n", " ").replace(" /", "/") for name in _MAIN.values()), "seconds"]
-        for label, each in zip(self._labels, self._rows, strict=True):
-            yield Text(f"{label} (n={each.n})")
-            for heading, cell in zip(headings, _cells(each, " "), strict=True):
-                yield Text(f"  {heading}: {cell}")
-
-    def _table(self, gap: str) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        table.add_column("strategy", max_width=_LONGEST_NAME, overflow="fold")
-        table.add_column("n", justify="right")
-        for heading in (*_MAIN.values(), "seconds"):
-            table.add_column(heading, justify="right")
-        for label, each in zip(self._labels, self._rows, strict=True):
-            name = label.replace(" ", gap)
-            table.add_row(Text(name), Text(str(each.n)), *(Text(cell) for cell in _cells(each, gap)))
-        return table
-
-
-class _MatrixTable:
-    """The lower triangle of R in percent, in blocks of columns that fit; a large one is only pointed to."""
-
-    def __init__(self, matrix: Matrix, folder: Path) -> None:
-        self._matrix, self._folder = matrix, folder
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        n = len(self._matrix)
-        if n > _LARGEST_MATRIX:
-            yield _path_line(f"accuracy of {n} x {n} experiences", str(self._folder / "accuracy.csv"))
-            yield Text("")
-        elif n:
-            yield Text("accuracy in %: on experience (columns) after learning experience (rows)")
-            size = max((options.max_width - 8) // 7, 1)
-            for start in range(0, n, size):
-                yield self._block(start, min(start + size, n))
-                yield Text("")
-
-    def _block(self, start: int, stop: int) -> Table:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("after", justify="right")
-        for column in range(start, stop):
-            table.add_column(str(column), justify="right")
-        for index, row in enumerate(self._matrix[start:], start):
-            cells = ["" if value is None or column > index else _percent(value)
-                     for column, value in enumerate(row[start:stop], start)]
-            table.add_row(str(index), *cells)
-        return table
-
-
-def _tables(found: Sequence[Group]) -> Iterator[RenderableType]:
-    def conditions(each: Group) -> tuple[str, str, int, str, str]:
-        order_seed = -1 if each.order_seed is None else each.order_seed
-        return each.scenario, each.model, order_seed, each.phase, each.protocol
-
-    for _, members in groupby(sorted(found, key=conditions), key=conditions):
-        rows = list(members)
-        yield Text(f"{rows[0].scenario} · {rows[0].model} · {_conditions(rows[0])}", style="bold")
-        yield _GroupsTable(rows)
+def _tables(found: Sequence[Group], measure: Measure, against: str | None, *, is_compared: bool = True
+            ) -> Iterator[RenderableType]:
+    for sheet in sheets(found, measure, against):
+        yield Text(sheet.title, style="bold")
+        yield GroupsTable(sheet.labels, sheet.rows, measure)
+        lines = [uneven_orders(sheet.labels, sheet.rows),
+                 *(sources(*row, measure) for row in zip(sheet.labels, sheet.rows, strict=True))]
+        yield from (Text(line) for line in lines if line)
         yield Text("")
-    yield Text("accuracies in %, mean ± sample standard deviation over n seeds")
+        if is_compared and sheet.pairing is not None:
+            yield PairingTable(sheet.pairing.plain())
+            yield Text("")
+        elif is_compared and sheet.reason:
+            yield Text(f"not compared: {sheet.reason}")
+            yield Text("")
+    over = "runs" if any(isinstance(each.order_seed, tuple) for each in found) else "seeds"
+    yield Text(f"accuracies in %, mean ± sample standard deviation over n {over}; 95 %: Student's interval of the mean")
 
 
 def _warnings(found: Sequence[Group]) -> list[Text]:
@@ -223,55 +172,91 @@ def _warnings(found: Sequence[Group]) -> list[Text]:
     return [Text(f"Warnings: {'; '.join(warnings)}")] if warnings else []
 
 
-def as_text(found: Sequence[Group], width: int | None = None) -> str:
+def as_text(found: Sequence[Group], measure: Measure = DEFAULT, against: str | None = None,
+            width: int | None = None) -> str:
     """Tables with the main metrics, `width` columns wide: those of the terminal when None, 80 where there is none."""
     console = Console(file=io.StringIO(), width=Console().width if width is None else width, color_system=None)
     with console.capture() as capture:
-        console.print(Lines(*_tables(found), *_warnings(found)))
+        console.print(Lines(*_tables(found, measure, against), *_warnings(found)))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def as_json(found: Sequence[Group]) -> str:
+def as_json(found: Sequence[Group], measure: Measure = DEFAULT, against: str | None = None) -> str:
     """A list with one object a group; numbers are not rounded."""
-    def plain(stat: Stat) -> dict[str, float | int | None]:
-        return {"mean": stat.mean, "std": stat.std, "n": stat.n}
-
+    compared = {id(each): row for sheet in sheets(found, measure, against)
+                for each, row in zip(sheet.rows, sheet.compared(), strict=True)}
     return json.dumps([{
         "scenario": each.scenario, "strategy": each.strategy, "model": each.model, "order_seed": each.order_seed,
         "phase": each.phase, "protocol": each.protocol, "config_hash": each.config_hash,
         "git_commits": each.git_commits, "n": each.n, "seeds": each.seeds,
-        "metrics": {name: plain(stat) for name, stat in each.metrics.items()},
-        "seconds": None if each.seconds is None else plain(each.seconds), "accuracy_matrix": each.accuracy_matrix,
+        "blocks": [run.block for run in each.runs], "config_hashes": [run.config_hash for run in each.runs],
+        "metrics": {name: _plain(each, name) for name in each.metrics},
+        "seconds": None if each.seconds is None else {
+            "mean": each.seconds.mean, "std": each.seconds.std, "n": each.seconds.n},
+        "accuracy_matrix": each.accuracy_matrix, "compared": compared[id(each)],
     } for each in found], indent=2, allow_nan=False)
 
 
-def as_csv(found: Sequence[Group]) -> str:
-    """One line a group; three columns a metric: its mean, its standard deviation (`/std`) and its `/n`."""
+def _plain(each: Group, name: str) -> dict[str, Any]:
+    """A metric: its statistics, and its value in each run of the group, null where a run lacks it."""
+    known = estimate(each, name)
+    assert known is not None
+    split = known.split
+    return {"mean": known.stat.mean, "std": known.stat.std, "n": known.stat.n, "t_interval": known.interval,
+            "bootstrap_interval": known.bootstrap, "std_between_orders": None if split is None else split.between,
+            "std_within_order": None if split is None else split.within,
+            "values": [known.values.get(run.block) for run in each.runs]}
+
+
+def as_csv(found: Sequence[Group], measure: Measure = DEFAULT, against: str | None = None) -> str:
+    """One line a group; columns a metric: mean, standard deviation (`/std`), `/n`, and the ends of its intervals."""
     names = sorted({name for each in found for name in each.metrics})
+    parts = ("", "/std", "/n", "/t_low", "/t_high", "/bootstrap_low", "/bootstrap_high")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["scenario", "strategy", "model", "order_seed", "phase", "protocol", "config_hash", "git_commits",
-                     "n", "seeds", *(name + part for name in [*names, "seconds"] for part in ("", "/std", "/n"))])
+                     "n", "seeds", *(name + part for name in names for part in parts),
+                     *(f"seconds{part}" for part in parts[:3])])
     for each in found:
-        stats = [*(each.metrics.get(name) for name in names), each.seconds]
-        writer.writerow([each.scenario, each.strategy, each.model, each.order_seed, each.phase, each.protocol,
+        order = " ".join(map(str, each.order_seed)) if isinstance(each.order_seed, tuple) else each.order_seed
+        seconds = ("", "", 0) if each.seconds is None else (each.seconds.mean, each.seconds.std, each.seconds.n)
+        writer.writerow([each.scenario, each.strategy, each.model, order, each.phase, each.protocol,
                          each.config_hash, " ".join(each.git_commits), each.n, " ".join(map(str, each.seeds)),
-                         *(value for stat in stats
-                           for value in (("", "", 0) if stat is None else (stat.mean, stat.std, stat.n)))])
+                         *(value for name in names for value in _line(estimate(each, name))), *seconds])
     return text.getvalue().rstrip("\n")
 
 
-def as_markdown(found: Sequence[Group]) -> str:
-    """A table with the main metrics in percent."""
-    heading = ["scenario", "strategy", "model", "protocol", "config", "n",
-               *(name.replace("\n", " ").replace(" /", "/") for name in _MAIN.values()), "seconds"]
-    rows = [[each.scenario, each.strategy, each.model, _conditions(each), each.config_hash[:8], str(each.n),
-             *_cells(each, " ")] for each in found]
+def _line(known: Estimate | None) -> tuple[object, ...]:
+    if known is None:
+        return ("", "", 0, "", "", "", "")
+    return (known.stat.mean, known.stat.std, known.stat.n, *(known.interval or ("", "")),
+            *(known.bootstrap or ("", "")))
+
+
+def as_markdown(found: Sequence[Group], measure: Measure = DEFAULT, against: str | None = None) -> str:
+    """A table with the main metrics in percent, and for each table of strategies their comparison."""
+    shown = columns(measure)
+    place = [*shown].index(measure.name) + 1
+    heading = ["scenario", "strategy", "model", "protocol", "config", "n", *map(flat, shown.values()), "seconds"]
+    heading.insert(6 + place, "95 %")
+    rows = []
+    for each in found:
+        own = cells(each, measure)
+        own.insert(place, interval_cell(each, measure) or "-")
+        rows.append([each.scenario, each.strategy, each.model, conditions([each]), each.config_hash[:8], str(each.n),
+                     *own])
     lines = [heading, ["---"] * 6 + ["---:"] * (len(heading) - 6), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    for sheet in sheets(found, measure, against):
+        deviations = [f"- {line}" for line in (sources(*row, measure) for row in
+                                              zip(sheet.labels, sheet.rows, strict=True)) if line]
+        if sheet.pairing is not None or deviations:
+            text += ["", f"### {sheet.title}", "", *deviations, *([""] if deviations else []),
+                     *([] if sheet.pairing is None else pairing_markdown(sheet.pairing.plain()))]
+    return "\n".join(text).rstrip()
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Group]], str]] = {
+FORMATS: Mapping[str, Callable[[Sequence[Group], Measure, str | None], str]] = {
     "text": as_text, "json": as_json, "csv": as_csv, "markdown": as_markdown,
 }
 """How a report may be written, and by what."""

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 import yaml
 
-from cl_framework.config import Job, from_tree, hash_of
+from cl_framework.config import Job, from_tree
+from cl_framework.configuration import hash_of
 from cl_framework.errors import Busy, ConfigError
 from cl_framework.files import write_atomic, write_json
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics

@@ -14,12 +14,36 @@ from cl_framework.fields import check_ranges
 from cl_framework.types import Need, Phase, StreamInfo
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pretraining:
+    """What a model learns, labelled and all at once, before its stream begins.
+
+    Attributes:
+        data: labelled rows, of the shape of the stream's.
+        name, digest: what they are, for the record and the cache.
+        path: a file with the weights of a model that has learned them; null trains one.
+        seed: of its training; the run's own when None.
+    """
+
+    data: Dataset
+    name: str
+    digest: str
+    path: str | None = None
+    seed: int | None = None
+
+
 class Stream(ABC):
-    """Experiences in their order. Immutable; it can be iterated many times, also nested."""
+    """Experiences in their order. Immutable; it can be iterated many times, also nested.
+
+    The held-out rows of an unlabelled stream (`info.is_labelled` is false) are clean rows of what its model was trained
+    on before, the same for every experience: they show what adapting costs there.
+    """
 
     info: StreamInfo
     provenance: Mapping[str, str]
     """Name and digest of each data set behind it, for the record."""
+    pretraining: Pretraining | None = None
+    """What a model must have learned before; None where it begins with fresh weights."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -113,7 +137,7 @@ class FirstExperiences(Stream):
         if not 1 <= n <= len(stream):
             raise ConfigError(f"the stream has {len(stream)} experiences, not {n}; take 1 to {len(stream)}")
         self._whole, self._n = stream, n
-        self.provenance = stream.provenance
+        self.provenance, self.pretraining = stream.provenance, stream.pretraining
         n_classes = max(max(stream[index].classes) for index in range(n)) + 1
         self.info = replace(stream.info, n_experiences=n, n_classes=n_classes)
 

@@ -1,10 +1,9 @@
-"""Statistics of results over runs: intervals, paired tests, ranks of many strategies. Imports no torch.
+"""Statistics of results over runs: intervals, sources of deviation, paired tests. Imports no torch.
 
 A value is one run's metric. A block is what runs of two strategies share: an (order seed, seed) pair or a class order.
-Two strategies are compared by `paired` and several such p-values adjusted by `holm`; neither depends on which others
-are in the table, while mean ranks do (Benavoli, Corani & Mangili, JMLR 17(5), 2016). Many strategies are compared by
-`friedman` and by mean ranks with their `critical_difference` (Demsar, JMLR 7, 2006). Where values are ranked or signs
-flipped, those that agree to 12 digits of the largest are tied: the rounding of a sum makes no difference.
+Two strategies are compared by `paired` and several such p-values adjusted by `holm`; many by `ranks`. Where values are
+ranked or signs flipped, those that agree to 12 digits of the largest are tied, so that the rounding of a sum makes no
+difference.
 
 Every function raises ConfigError for no values, a value that is not finite, or a block that not all strategies have.
 """
@@ -32,44 +31,109 @@ Interval = tuple[float, float]
 Array = NDArray[np.float64]
 
 _MOST_FLIPS = 2**16
-_ROUNDING = 1e-12
+_DIGITS = 12
+_ROUNDING = 10.0**-_DIGITS
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+def t_interval(values: Sequence[float], level: float = 0.95, clusters: Sequence[Hashable] | None = None
+               ) -> Interval | None:
     """Student's interval of the mean, m +- t_{(1 + level) / 2, n - 1} s / sqrt(n) (Biometrika 6, 1908); None for n = 1.
+
+    With a cluster a value, e.g. its order, values of one cluster need not be independent: the interval is
+    m +- t_{a - 1} sqrt(a / (a - 1) sum_c r_c^2) / n, r_c being the sum over cluster c of x - m, for a clusters
+    (Cameron & Miller, Journal of Human Resources 50(2), 2015); that of the clusters' means where they are equally
+    large; None for a = 1.
 
     >>> print("{:.3f} {:.3f}".format(*t_interval([1.0, 2.0, 3.0])))
     -0.484 4.484
     """
-    _fraction("level", level)
-    stat = Stat.of(_values({"values": dict(enumerate(values))})[0].tolist())
-    if stat.std is None:
+    check_fraction("level", level)
+    stat = Stat.of(as_array({"values": dict(enumerate(values))})[0].tolist())
+    if clusters is not None:
+        totals, counts = _by_cluster(values, clusters)
+        a = len(totals)
+        error = math.sqrt(a / (a - 1) * float(((totals - counts * stat.mean)**2).sum())) / stat.n if a > 1 else 0.0
+    else:
+        a, error = stat.n, 0.0 if stat.std is None else stat.std / math.sqrt(stat.n)
+    if a == 1:
         return None
-    half_width = float(stdtrit(stat.n - 1, (1 + level) / 2)) * stat.std / math.sqrt(stat.n)
+    half_width = float(stdtrit(a - 1, (1 + level) / 2)) * error
     return stat.mean - half_width, stat.mean + half_width
 
 
-def bootstrap_interval(values: Sequence[float], level: float = 0.95, n_resamples: int = 10_000,
-                       seed: int = 0) -> Interval | None:
+def bootstrap_interval(values: Sequence[float], level: float = 0.95, n_resamples: int = 10_000, seed: int = 0,
+                       clusters: Sequence[Hashable] | None = None) -> Interval | None:
     """Bias-corrected and accelerated (BCa) bootstrap interval of the mean (Efron, JASA 82, 1987); None for n = 1.
 
-    The percentile interval where BCa is undefined, as for equal values. Too narrow for few values: see `t_interval`.
+    The percentile interval where BCa is undefined. Too narrow for few values: see `t_interval`. With a cluster a value,
+    whole clusters are drawn.
 
     >>> bootstrap_interval([0.5, 0.5, 0.5])
     (0.5, 0.5)
     """
     from scipy import stats
 
-    _fraction("level", level)
-    data = _values({"values": dict(enumerate(values))})
-    for method in ("BCa", "percentile") if len(values) > 1 else ():
+    check_fraction("level", level)
+    data = as_array({"values": dict(enumerate(values))})
+    totals, counts = _by_cluster(values, range(len(values)) if clusters is None else clusters)
+    if len(totals) > 1 and (data == data[0, 0]).all():
+        return float(data[0, 0]), float(data[0, 0])
+
+    scale = float(abs(data).max())
+
+    def mean(totals: Array, counts: Array, axis: int = -1) -> Array:
+        found: Array = totals.sum(axis=axis) / counts.sum(axis=axis) / scale
+        rounded: Array = found.round(_DIGITS) * scale  # BCa counts the resamples whose mean is that of the sample
+        return rounded
+
+    for method in ("BCa", "percentile") if len(totals) > 1 else ():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about degenerate samples: the result tells
-            ends = stats.bootstrap(data, np.mean, confidence_level=level, n_resamples=n_resamples, method=method,
+            ends = stats.bootstrap((totals, counts), mean, paired=True, vectorized=True, confidence_level=level,
+                                   n_resamples=n_resamples, method=method,
                                    random_state=np.random.default_rng(seed)).confidence_interval
         if np.isfinite(ends).all():
             return float(ends.low), float(ends.high)
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Standard deviations from two sources: between clusters, e.g. orders, and within one, e.g. training seeds."""
+
+    between: float
+    within: float
+
+
+def split_deviation(values: Sequence[float], clusters: Sequence[Hashable]) -> Split | None:
+    """Tell the two sources of x_cj = mu + a_c + e_cj apart, by the mean squares of the one-way analysis of variance.
+
+    within^2 = MSW, between^2 = max(0, (MSB - MSW) / n_0), n_0 = (N - sum_c n_c^2 / N) / (a - 1), for a clusters of n_c
+    values and N in all (Searle, Casella & McCulloch, Variance Components, 1992, chapter 3). None where a source cannot
+    be seen: one cluster, or no cluster with two values.
+
+    >>> split_deviation([1.0, 3.0, 11.0, 13.0], ["a", "a", "b", "b"])  # MSW = 2, MSB = 100, n_0 = 2
+    Split(between=7.0, within=1.4142135623730951)
+    """
+    x = as_array({"values": dict(enumerate(values))})[0]
+    totals, counts = _by_cluster(values, clusters)
+    a, n = len(totals), len(x)
+    if a == 1 or a == n:
+        return None
+    means = dict(zip(dict.fromkeys(clusters), (totals / counts).tolist(), strict=True))
+    within = sum((value - means[cluster])**2 for value, cluster in zip(x.tolist(), clusters, strict=True)) / (n - a)
+    among = float((counts * (totals / counts - x.mean())**2).sum()) / (a - 1)
+    size = (n - float((counts**2).sum()) / n) / (a - 1)
+    return Split(between=math.sqrt(max(0.0, (among - within) / size)), within=math.sqrt(within))
+
+
+def _by_cluster(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[Array, Array]:
+    """The sum and the number of the values of each cluster."""
+    totals, counts = dict[Hashable, float](), dict[Hashable, float]()
+    for value, cluster in zip(values, clusters, strict=True):
+        totals[cluster] = totals.get(cluster, 0.0) + value
+        counts[cluster] = counts.get(cluster, 0.0) + 1.0
+    return np.array(list(totals.values())), np.array(list(counts.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +163,8 @@ class PairedTest:
 
     @property
     def smallest_p(self) -> float:
-        """What no exact test on n pairs can go below: all signs alike are 2 of 2^n flips, 2^(1 - n)."""
-        return 2.0 ** (1 - self.n)
+        """What p_permutation cannot go below: all signs alike are 2 of 2^n flips; one more than the drawn ones."""
+        return 2.0 ** (1 - self.n) if self.is_exact else 1 / (_MOST_FLIPS + 1)
 
 
 def paired(first: Mapping[Block, float], second: Mapping[Block, float], level: float = 0.95,
@@ -113,9 +177,9 @@ def paired(first: Mapping[Block, float], second: Mapping[Block, float], level: f
     """
     from scipy import stats
 
-    values = _values({"first": first, "second": second})
+    values = as_array({"first": first, "second": second})
     scale = float(abs(values).max())
-    d = np.sign(values[0] - values[1]) * _tied(np.append(abs(values[0] - values[1]), 0.0), scale)[:-1]
+    d = np.sign(values[0] - values[1]) * tied(np.append(abs(values[0] - values[1]), 0.0), scale)[:-1]
     stat, nonzero = Stat.of(d.tolist()), d[d != 0]
     ranks = stats.rankdata(abs(nonzero))
     return PairedTest(
@@ -148,7 +212,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     >>> holm({"a": 0.25, "b": 0.125, "c": 0.5})
     {'a': 0.5, 'b': 0.375, 'c': 0.5}
     """
-    _values({"p": p_values})
+    as_array({"p": p_values})
     largest, adjusted = 0.0, dict(p_values)
     for i, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         if not 0 <= p_values[name] <= 1:
@@ -157,111 +221,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def mean_ranks(table: Table[Block], higher_is_better: bool = True) -> dict[str, float]:
-    """The mean over blocks of each strategy's rank; 1 is the best, ties share the mean of their ranks.
-
-    >>> mean_ranks({"er": {0: 0.8, 1: 0.9}, "naive": {0: 0.2, 1: 0.9}})
-    {'er': 1.25, 'naive': 1.75}
-    """
-    from scipy import stats
-
-    scores = _tied(_values(table))
-    ranks = stats.rankdata(-scores if higher_is_better else scores, axis=0)
-    return dict(zip(table, ranks.mean(axis=1).tolist(), strict=True))
-
-
-def friedman(table: Table[Block]) -> float:
-    """The p-value of equal strategies, by chi-squared with k - 1 degrees of freedom (Friedman, JASA 32, 1937).
-
-    Corrected for ties; conservative for few blocks (Iman & Davenport, Communications in Statistics 9, 1980).
-
-    Raises:
-        ConfigError: fewer than three strategies.
-
-    >>> round(friedman({"a": {0: 3, 1: 3}, "b": {0: 2, 1: 2}, "c": {0: 1, 1: 1}}), 4)  # chi-squared = 4, exp(-2)
-    0.1353
-    """
-    from scipy import stats
-
-    scores = _tied(_values(table))
-    if len(scores) < 3:
-        raise ConfigError(f"friedman() compares three strategies or more, got {len(scores)}; use paired() for two")
-    return 1.0 if (scores == scores[0]).all() else float(stats.friedmanchisquare(*scores).pvalue)
-
-
-def critical_difference(n_strategies: int, n_blocks: int, alpha: float = 0.05) -> float:
-    """Mean ranks of k strategies over N blocks differ if by at least q_alpha sqrt(k (k + 1) / (6 N)).
-
-    q_alpha is the studentized range's for infinite degrees of freedom over sqrt(2) (Nemenyi, Distribution-free Multiple
-    Comparisons, 1963; Demsar, 2006, section 3.2.2).
-
-    >>> round(critical_difference(4, 14), 2)
-    1.25
-    """
-    from scipy import stats
-
-    _fraction("alpha", alpha)
-    if n_strategies < 2 or n_blocks < 1:
-        raise ConfigError(f"expected two strategies or more and a block, got {n_strategies} and {n_blocks}")
-    q = float(stats.studentized_range.ppf(1 - alpha, n_strategies, np.inf)) / math.sqrt(2)
-    return q * math.sqrt(n_strategies * (n_strategies + 1) / (6 * n_blocks))
-
-
-def cliques(ranks: Mapping[str, float], difference: float) -> list[tuple[str, ...]]:
-    """The maximal groups of strategies, two or more, whose ranks all lie within less than a difference; best first.
-
-    >>> cliques({"a": 1.0, "b": 1.5, "c": 2.25, "d": 4.0}, 1.0)
-    [('a', 'b'), ('b', 'c')]
-    """
-    _values({"ranks": ranks})
-    names = sorted(ranks, key=ranks.__getitem__)
-    groups = [tuple(name for name in names[i:] if ranks[name] - ranks[best] < difference)
-              for i, best in enumerate(names)]
-    return [group for before, group in zip([(), *groups], groups, strict=False)
-            if len(group) > 1 and not set(group) <= set(before)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankAgreement:
-    """How alike two phases rank the same strategies; correlations are None where a phase ranks all equal.
-
-    Attributes:
-        kendall_tau: tau-b, which corrects for ties (Kendall, Biometrika 33, 1945).
-        spearman: the correlation of the ranks (Spearman, American Journal of Psychology 15, 1904).
-        ranks: each strategy's rank in the first phase and in the second; 1 is the best.
-    """
-
-    kendall_tau: float | None
-    spearman: float | None
-    ranks: Mapping[str, tuple[float, float]]
-
-
-def rank_agreement(first: Mapping[str, float], second: Mapping[str, float],
-                   higher_is_better: bool = True) -> RankAgreement:
-    """Compare how two phases, as tuning and evaluation, rank strategies: by rank alone, as data differ in difficulty.
-
-    >>> rank_agreement({"er": 0.9, "si": 0.5, "naive": 0.2}, {"er": 0.7, "si": 0.1, "naive": 0.3}).ranks
-    {'er': (1.0, 1.0), 'si': (2.0, 3.0), 'naive': (3.0, 2.0)}
-    """
-    from scipy import stats
-
-    _values({"first": first, "second": second})
-    phases = [mean_ranks({name: {0: value} for name, value in phase.items()}, higher_is_better)
-              for phase in (first, second)]
-    x, y = ([ranks[name] for name in first] for ranks in phases)
-    is_constant = min(len(set(x)), len(set(y))) == 1
-    return RankAgreement(
-        kendall_tau=None if is_constant else float(stats.kendalltau(x, y).statistic),
-        spearman=None if is_constant else float(stats.spearmanr(x, y).statistic),
-        ranks={name: (phases[0][name], phases[1][name]) for name in first})
-
-
-def _fraction(name: str, value: float) -> None:
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a level that is no fraction."""
     if not 0 < value < 1:
         raise ConfigError(f"{name}={value!r} is not between 0 and 1")
 
 
-def _values(table: Table[Block]) -> Array:
+def as_array(table: Table[Block]) -> Array:
     """The values as (strategies, blocks), the blocks in the first strategy's order."""
     blocks = list(dict.fromkeys(block for row in table.values() for block in row))
     if not blocks:
@@ -274,10 +240,10 @@ def _values(table: Table[Block]) -> Array:
     return np.array([[row[block] for block in blocks] for row in table.values()], dtype=np.float64)
 
 
-def _tied(values: Array, scale: float | None = None) -> Array:
+def tied(values: Array, scale: float | None = None) -> Array:
     """The values, each group that differs by rounding alone made equal to its smallest."""
     scale = float(abs(values).max()) if scale is None else scale
     levels, places = np.unique(values.ravel(), return_inverse=True)
     is_first = np.diff(levels, prepend=-np.inf) > _ROUNDING * scale
-    tied: Array = levels[is_first][np.cumsum(is_first)[places] - 1].reshape(values.shape)
-    return tied
+    smallest: Array = levels[is_first][np.cumsum(is_first)[places] - 1].reshape(values.shape)
+    return smallest

@@ -187,8 +187,14 @@ def predict_is_pure(strategy: Strategy) -> None:
     for name, old, new in zip(("model", "strategy", "batch", "global generators"), before, after, strict=True):
         assert same(old, new), f"predict changes the {name}"
     assert same(first, second), "predict answers differently the second time"
-    lone = answer(result.strategy, result.model, next(stream.test(1).data.batches(1)))
-    assert torch.allclose(first[:1], lone, atol=1e-5), "the answer for a row depends on the rows beside it"
+
+
+def answers_each_row_alone(strategy: Strategy) -> None:
+    """The answer for a row does not depend on the rows beside it."""
+    stream = toy_for(strategy).open()
+    result = learn(strategy, stream)
+    together, lone = (answer(result.strategy, result.model, next(stream.test(1).data.batches(n))) for n in (7, 1))
+    assert torch.allclose(together[:1], lone, atol=1e-5), "the answer for a row depends on the rows beside it"
 
 
 @contextmanager
@@ -316,6 +322,6 @@ STRATEGY_CHECKS: tuple[Callable[[Strategy], None], ...] = (
     constructs_from_defaults, hooks_match_the_contract, fields_are_data, documents_itself, runs_a_stream,
     runs_one_experience, runs_uneven_classes, runs_a_last_batch_of_one, runs_every_setting, beats_chance,
     is_deterministic, resumes_between_experiences, resumes_inside_an_experience, state_is_plain, predict_is_pure,
-    mode_is_restored, inputs_are_not_mutated, does_not_reread_the_past, does_not_see_the_future,
+    answers_each_row_alone, mode_is_restored, inputs_are_not_mutated, does_not_reread_the_past, does_not_see_the_future,
     declares_its_memory, chain_with_fine_tuning_is_itself, is_fine_tuning_at_neutral,
 )

@@ -1,4 +1,9 @@
-"""Reads the `summary.json` of finished runs and groups runs that differ in the seed alone. Imports no torch."""
+"""Reads the `summary.json` of finished runs and groups runs that differ in the seeds alone. Imports no torch.
+
+A run has two seeds: the order seed shuffles classes or domains, the training seed is all other chance. The pair of both
+is its *block*. Runs over order seeds and training seeds are one group; the natural order, which no seed has drawn, is a
+group of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,20 @@ import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cl_framework.configuration import UNKNOWN, Configuration, read_configuration
 from cl_framework.errors import ConfigError, DataError
 
 Matrix = tuple[tuple[float | None, ...], ...]
 """R[i][j]; None where not measured."""
 
-Key = tuple[str, str, str, int | None, str, str, str]
-"""Scenario, strategy, model, order_seed, phase, protocol, config_hash: what runs of one group share."""
+Block = tuple[int | None, int]
+"""Order seed (None is the natural order) and training seed: what runs of two strategies share."""
+
+Key = tuple[str, str, str, bool, str, str, str]
+"""Scenario, strategy, model, whether orders are drawn, phase, protocol, configuration: what runs of a group share."""
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "scenario": (str,), "strategy": (str,), "model": (str,), "seed": (int,),
@@ -30,7 +39,13 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 class Summary:
     """What one run says of itself; see `docs/run-folder.md`. Metrics that are no finite number are left out."""
 
-    key: Key
+    scenario: str
+    strategy: str
+    model: str
+    order_seed: int | None
+    phase: str
+    protocol: str
+    config_hash: str
     seed: int
     git_commit: str
     metrics: Mapping[str, float]
@@ -38,6 +53,20 @@ class Summary:
     seconds: float | None
     status: str
     folder: Path
+    configuration: Configuration = UNKNOWN
+
+    @property
+    def block(self) -> Block:
+        """What it shares with a run of another strategy on the same order with the same seed."""
+        return self.order_seed, self.seed
+
+    @property
+    def key(self) -> Key:
+        """What it shares with the runs of its group; orders are told apart where its configuration is not known."""
+        is_drawn = self.order_seed is not None
+        known = self.configuration.digest if is_drawn else None
+        return (self.scenario, self.strategy, self.model, is_drawn, self.phase, self.protocol,
+                self.config_hash if known is None else known)
 
 
 @dataclass(frozen=True)
@@ -60,12 +89,19 @@ class Stat:
 
 @dataclass(frozen=True)
 class Group:
-    """Finished runs that differ in the seed alone."""
+    """Finished runs that differ in the seeds alone, ordered by order seed, then training seed.
+
+    Attributes:
+        order_seed: the one that all runs have, None for the natural order, else each that there is.
+        config_hash: that of the runs; where they have several orders, that of their configuration without it.
+        seeds: the training seed of each run.
+        runs: each of them, in the same order; empty where they are not at hand.
+    """
 
     scenario: str
     strategy: str
     model: str
-    order_seed: int | None
+    order_seed: int | tuple[int, ...] | None
     phase: str
     protocol: str
     config_hash: str
@@ -75,11 +111,34 @@ class Group:
     seconds: Stat | None
     accuracy_matrix: Matrix
     folders: tuple[Path, ...]
+    runs: tuple[Summary, ...] = ()
 
     @property
     def n(self) -> int:
         """How many runs."""
         return len(self.seeds)
+
+    @property
+    def scenario_fields(self) -> str:
+        """The fields of its scenario as JSON; empty where they are not known."""
+        return self.runs[0].configuration.scenario if self.runs else ""
+
+    @property
+    def conditions(self) -> tuple[str, str, str, bool, str, str]:
+        """What two groups share that may be compared."""
+        return (self.scenario, self.model, self.scenario_fields, self.order_seed is not None, self.phase,
+                self.protocol)
+
+    def values(self, metric: str) -> dict[Block, float]:
+        """The metric of each run that has it, by block."""
+        return {run.block: run.metrics[metric] for run in self.runs if metric in run.metrics}
+
+    def by_hash(self) -> dict[str, Group]:
+        """The runs of each hash as a group of their own: one a configuration and order."""
+        if not isinstance(self.order_seed, tuple):
+            return {self.config_hash: self}
+        hashes = dict.fromkeys(run.config_hash for run in self.runs)
+        return {each: _group([run for run in self.runs if run.config_hash == each]) for each in hashes}
 
 
 @dataclass
@@ -99,13 +158,24 @@ class Runs:
                          f"with: clf resume run={self.unfinished[0]}")
         if self.failed:
             notes.append(f"{_count(self.failed, 'failed run')} left out, for example {self.failed[0]}")
-        seen: dict[tuple[Key, int], Summary] = {}
+        seen: dict[tuple[Key, Block], Summary] = {}
         for run in self.finished:
-            earlier = seen.get((run.key, run.seed))
+            earlier = seen.get((run.key, run.block))
             if earlier is not None:
                 notes.append(f"{earlier.folder} left out: {run.folder} holds the same configuration and seed")
-            seen[run.key, run.seed] = run
-        return notes + [f"left out: {fault}" for fault in self.damaged]
+            seen[run.key, run.block] = run
+        return [*notes, *self._apart(), *(f"left out: {fault}" for fault in self.damaged)]
+
+    def _apart(self) -> list[str]:
+        """Runs over several orders that are no group, as nothing says that they are of one configuration."""
+        orders: dict[tuple[str, ...], dict[str, Summary]] = {}
+        for run in self.finished:
+            if run.order_seed is not None and run.configuration.digest is None:
+                names = (run.scenario, run.strategy, run.model, run.phase, run.protocol)
+                orders.setdefault(names, {})[run.config_hash] = run
+        return [f"{len(runs)} configurations of {names[1]} on {names[0]} are not pooled over order seeds: their "
+                f"config.yaml does not give their hash (the source of a plugin has changed since, or the file), for "
+                f"example {next(iter(runs.values())).folder}" for names, runs in orders.items() if len(runs) > 1]
 
 
 def _count(items: Sequence[object], noun: str) -> str:
@@ -137,12 +207,18 @@ def parse_summary(content: object, folder: Path) -> Summary:
         raise DataError(f"{folder / 'summary.json'} is damaged: {', '.join(faults)}; remove it and give the command of "
                         "that run again")
     return Summary(
-        key=(content["scenario"], content["strategy"], content["model"], content["order_seed"], content["phase"],
-             content["protocol"], content["config_hash"]),
-        seed=content["seed"], git_commit=content["git_commit"] or "unknown",
+        **{name: content[name] for name in ("scenario", "strategy", "model", "order_seed", "phase", "protocol",
+                                            "config_hash", "seed", "seconds", "status")},
+        git_commit=content["git_commit"] or "unknown",
         metrics={name: float(value) for name, value in content["metrics"].items() if _finite(value) is not None},
-        accuracy_matrix=tuple(tuple(_finite(value) for value in row) for row in matrix),
-        seconds=content["seconds"], status=content["status"], folder=folder)
+        accuracy_matrix=tuple(tuple(_finite(value) for value in row) for row in matrix), folder=folder)
+
+
+def with_configuration(run: Summary, known: dict[str, Configuration]) -> Summary:
+    """The run with what its folder says of its configuration; `known` keeps one a hash."""
+    if run.config_hash not in known:
+        known[run.config_hash] = read_configuration(run.folder, run.config_hash)
+    return replace(run, configuration=known[run.config_hash])
 
 
 def _is_number(value: object) -> bool:
@@ -162,11 +238,11 @@ def read_runs(path: Path) -> Runs:
     if not path.is_dir():
         raise ConfigError(f"there is no folder {path}; expected run folders below it: start a run with clf train, or "
                           "name their folder with runs=PATH")
-    runs = Runs()
+    runs, known = Runs(), dict[str, Configuration]()
     for name, folders, files in os.walk(path):
         folders[:] = sorted(set(folders) - {"wandb", "checkpoints", "tensorboard", "tune"})
         if "summary.json" in files:
-            _read(Path(name), runs)
+            _read(Path(name), runs, known)
         elif "config.yaml" in files:
             runs.unfinished.append(Path(name))
     if not (runs.finished or runs.unfinished or runs.failed or runs.damaged):
@@ -175,7 +251,7 @@ def read_runs(path: Path) -> Runs:
     return runs
 
 
-def _read(folder: Path, runs: Runs) -> None:
+def _read(folder: Path, runs: Runs, known: dict[str, Configuration]) -> None:
     file = folder / "summary.json"
     try:
         summary = parse_summary(json.loads(file.read_bytes()), folder)
@@ -185,34 +261,38 @@ def _read(folder: Path, runs: Runs) -> None:
         runs.damaged.append(f"{file} cannot be read ({error}); remove it and give the command of that run again")
     else:
         if summary.status == "finished":
-            runs.finished.append(summary)
+            runs.finished.append(with_configuration(summary, known))
         else:
             runs.failed.append(folder)
 
 
 def group(summaries: Iterable[Summary]) -> list[Group]:
-    """Group runs that differ in the seed alone, ordered by scenario, then strategy.
+    """Group runs that differ in the seeds alone, ordered by scenario, then strategy.
 
-    A seed that is there twice (a copied folder) counts once: the last one is taken, and `Runs.notes` says so.
+    A block that is there twice (a copied folder) counts once: the last one is taken, and `Runs.notes` says so.
     """
-    by_key: dict[Key, dict[int, Summary]] = {}
+    by_key: dict[Key, dict[Block, Summary]] = {}
     for summary in summaries:
-        by_key.setdefault(summary.key, {})[summary.seed] = summary
-    return [_group(key, [by_key[key][seed] for seed in sorted(by_key[key])]) for key in sorted(by_key, key=_in_order)]
+        by_key.setdefault(summary.key, {})[summary.block] = summary
+    groups = [_group([runs[block] for block in sorted(runs, key=_in_order)]) for runs in by_key.values()]
+    return sorted(groups, key=lambda each: (*each.runs[0].key[:4], each.runs[0].block[0] or 0, *each.runs[0].key[4:]))
 
 
-def _in_order(key: Key) -> tuple[str, ...]:
-    return tuple("" if part is None else f"{part:>9}" if isinstance(part, int) else part for part in key)
+def _in_order(block: Block) -> tuple[int, int]:
+    return -1 if block[0] is None else block[0], block[1]
 
 
-def _group(key: Key, runs: Sequence[Summary]) -> Group:
+def _group(runs: Sequence[Summary]) -> Group:
+    first, orders = runs[0], tuple(dict.fromkeys(run.order_seed for run in runs if run.order_seed is not None))
     names = sorted({name for run in runs for name in run.metrics})
     seconds = [run.seconds for run in runs if run.seconds is not None]
     return Group(
-        *key, git_commits=tuple(sorted({run.git_commit for run in runs})), seeds=tuple(run.seed for run in runs),
+        first.scenario, first.strategy, first.model, orders if len(orders) > 1 else first.order_seed, first.phase,
+        first.protocol, first.key[-1] if len(orders) > 1 else first.config_hash,
+        git_commits=tuple(sorted({run.git_commit for run in runs})), seeds=tuple(run.seed for run in runs),
         metrics={name: Stat.of([run.metrics[name] for run in runs if name in run.metrics]) for name in names},
         seconds=Stat.of(seconds) if seconds else None, accuracy_matrix=_mean([run.accuracy_matrix for run in runs]),
-        folders=tuple(run.folder for run in runs))
+        folders=tuple(run.folder for run in runs), runs=tuple(runs))
 
 
 def _mean(matrices: Sequence[Matrix]) -> Matrix:

@@ -11,7 +11,7 @@ from cl_framework.data import Dataset
 from cl_framework.models import MLP, Model
 from cl_framework.protocol import build_model
 from cl_framework.recipe import Recipe
-from cl_framework.scenario import Part, ResidentStream, Stream
+from cl_framework.scenario import Part, Pretraining, ResidentStream, Stream
 from cl_framework.seeding import generator
 from cl_framework.types import Need, Setting, StreamInfo
 
@@ -38,9 +38,13 @@ class Toy:
     """Held-out rows of a class."""
     seed: int = 0
     """Seed of prototypes and noise."""
+    is_labelled: bool = True
+    """False: every experience has all classes, darker from one to the next, and rows come without labels."""
 
     def open(self, poisoned: Sequence[int] = ()) -> Stream:
         """The stream; experiences in `poisoned` have their training and held-out rows replaced by noise."""
+        if not self.is_labelled:
+            return self._unlabelled(poisoned)
         is_domain, is_aware = self.setting is Setting.DOMAIN, self.setting is Setting.TASK
         parts, first = [], 0
         for index, size in enumerate(self.sizes):
@@ -58,6 +62,28 @@ class Toy:
             setting=self.setting, is_online=self.is_online, offers=frozenset(offers), mean=(0.5,), std=(0.25,))
         return ResidentStream(info, parts, is_task_aware=is_aware)
 
+    def _unlabelled(self, poisoned: Sequence[int]) -> Stream:
+        n_classes = sum(self.sizes)
+        classes = tuple(range(n_classes))
+        clean, test = (self._rows(split, range(n_classes), range(n_classes), n, None, False)
+                       for split, n in (("train", self.n_train), ("test", self.n_test)))
+        parts = []
+        for index in range(len(self.sizes)):
+            drawn = self._rows(f"stream {index}", range(n_classes), range(n_classes), self.n_test, None,
+                               index in poisoned)
+            order = torch.randperm(len(drawn), generator=generator(self.seed, "order", index))
+            shuffled = drawn.take(order)
+            assert isinstance(shuffled.raw, torch.Tensor)
+            parts.append(Part(train=Dataset(shuffled.raw // (index + 2), shuffled.y), test=test, classes=classes,
+                              class_names=tuple(map(str, classes)), name=f"darker {index}"))
+        info = StreamInfo(
+            n_experiences=len(parts), n_classes=n_classes, input_shape=SHAPE, setting=Setting.DOMAIN,
+            offers=frozenset({Need.UNLABELLED, Need.SOURCE_DATA}), mean=(0.5,), std=(0.25,), is_labelled=False,
+            batch_size=6)
+        stream = ResidentStream(info, parts)
+        stream.pretraining = Pretraining(data=clean, name="toy", digest=f"toy {self.seed} {self.n_train}")
+        return stream
+
     def _rows(self, split: str, kinds: range, labels: range, n: int, task: int | None, is_noise: bool) -> Dataset:
         images, ys = [], []
         for kind, label in zip(kinds, labels, strict=True):
@@ -71,8 +97,8 @@ class Toy:
 
 
 def toy_model(stream: Stream, seed: int = 0) -> Model:
-    """A network of one small hidden layer for a toy stream."""
-    return build_model(MLP(hidden=[16]), stream.info, seed)
+    """A network of one small hidden layer for a toy stream; it has normalisation where rows are unlabelled."""
+    return build_model(MLP(hidden=[16], norm="none" if stream.info.is_labelled else "batch"), stream.info, seed)
 
 
 def toy_recipe(*, epochs: int = 2, checkpoint_every: float = 1e9) -> Recipe:

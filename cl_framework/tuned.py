@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from cl_framework.files import write_atomic
+from cl_framework.fingerprint import class_labels
 from cl_framework.launch import open_stream
 from cl_framework.plan import Plan
 from cl_framework.runs import git_commit
@@ -100,9 +101,10 @@ def content(plan: Plan, trials: Sequence[Trial], seconds: float) -> dict[str, An
         "base": base_tree(jobs[0].tree, plan.space), "tracking": jobs[0].tree["track"],
         "search": {**dataclasses.asdict(plan.search), "storage": None, "trials": plan.n_trials},
         "seeds": list(range(plan.search.seeds)),
-        "evaluation_seeds": list(range(plan.search.evaluation_seeds or plan.search.seeds)), "space": space, "space_hash": plan.space.hash,
+        "evaluation_seeds": list(range(plan.search.evaluation_seeds or plan.search.seeds)),
+        "space": space, "space_hash": plan.space.hash,
         "study_hash": plan.hash, "configuration": shape, "scenario_hash": digest(shape),
-        "classes": sorted({name for order in orders.values() for names in order for name in names}),
+        "classes": sorted({label for stream in streams for part in stream for label in class_labels(stream, part)}),
         "orders": orders, "data": dict(streams[0].provenance), "chance": chance_of(open_stream(jobs[0])),
         "costs": {"runs": len(runs), "failed_runs": sum(score.failure is not None for score in runs),
                   "train_seconds": sum(score.seconds for score in runs), "wall_seconds": seconds},

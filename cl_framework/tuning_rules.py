@@ -83,8 +83,7 @@ def blind_tuning(record: Record, beside: Sequence[Record]) -> Finding:
         faults.append(f"tuned with phase={tuned['phase']} while {tuned['evaluate'] or 'its own half'} is reported on")
     faults += [f"{part['scenario']} is reported on with phase={part['phase']}" for part in record["evaluation"]
                if (part["phase"] == "evaluation") != (tuned["phase"] == "tuning")]
-    source = "+".join(sorted(tuned["data"])) or "unnamed"
-    if sorted(f"{source}:{name}" for name in tuned["classes"]) != record["tuning"]["classes"]:
+    if tuned["classes"] != record["tuning"]["classes"]:
         faults.append("the classes that were tuned on are not those of the tuning stream")
     return finding(faults, f"a search opens phase={tuned['phase']} alone")
 

@@ -25,6 +25,7 @@ class Need(StrEnum):
     SOURCE_DATA = "source_data"
     PRETRAINED = "pretrained"
     TEXT = "text"
+    UNLABELLED = "unlabelled"
 
 
 class Phase(StrEnum):
@@ -82,6 +83,7 @@ class StreamInfo:
         seed: the training seed, from which a strategy draws its own generators.
         is_labelled: its rows are learned with labels; else they reach a strategy through `adapt` alone.
         batch_size: rows a batch of an unlabelled stream.
+        n_rounds: how often the same experiences come round.
     """
 
     n_experiences: int
@@ -96,6 +98,7 @@ class StreamInfo:
     seed: int = 0
     is_labelled: bool = True
     batch_size: int = 0
+    n_rounds: int = 1
 
 
 def select(inputs: Inputs, rows: Tensor) -> Inputs:

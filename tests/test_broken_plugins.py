@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from cl_framework import metric_checks, scenario_checks, strategy_checks
+from cl_framework import adaptation_checks, metric_checks, scenario_checks, strategy_checks
 from cl_framework.checks import Outcome, check_metric, check_strategy, outcome_of
 from cl_framework.data import Dataset
 from cl_framework.errors import PluginError
@@ -203,7 +203,7 @@ class LearnsAtTestTime(Strategy):
         return model(x).logits
 
 
-@breaks(strategy_checks.predict_is_pure)
+@breaks(strategy_checks.answers_each_row_alone)
 class UsesTheWholeBatch(Strategy):
     """Its answer depends on the other rows."""
 
@@ -308,6 +308,65 @@ class NeverNeutral(Strategy):
         return (self.weight + 0.1) * output.logits.square().mean()
 
 
+# strategies of unlabelled streams
+
+
+@dataclass(kw_only=True, eq=False)
+class Adapts(Strategy):
+    """A sound one, to be broken below: moves a bias by what it answers."""
+
+    needs = frozenset({Need.UNLABELLED})
+
+    def adapt(self, model, x):
+        logits = model(x).logits.detach()
+        with torch.no_grad():
+            model.head.bias += 0.01 * logits.softmax(1).mean(0)
+        return logits
+
+
+@breaks(adaptation_checks.runs_an_unlabelled_stream)
+class AnswersTooFew(Adapts):
+    """Forgets a class."""
+
+    def predict(self, model, x, task):
+        return model(x).logits[:, 1:]
+
+
+@breaks(adaptation_checks.runs_a_short_last_batch)
+class NeedsTwoRows(Adapts):
+    """Cannot do with a lone row."""
+
+    def adapt(self, model, x):
+        assert len(x) > 1
+        return super().adapt(model, x)
+
+
+@breaks(adaptation_checks.needs_no_labels)
+class FindsTheLabels(Adapts):
+    """Keeps the rows that an experience carries, with their labels."""
+
+    def before_experience(self, model, experience):
+        with torch.no_grad():
+            model.head.bias += experience.train.y.double().mean().float()
+
+
+@breaks(adaptation_checks.sees_no_boundary)
+class StartsOverAtBoundaries(Adapts):
+    """Resets the model when the corruption changes."""
+
+    def setup(self, model, info):
+        self.source = model.head.bias.detach().clone()
+
+    def before_experience(self, model, experience):
+        with torch.no_grad():
+            model.head.bias.copy_(self.source)
+
+
+@pytest.mark.parametrize("check", adaptation_checks.ADAPTATION_CHECKS)
+def test_a_sound_adaptation_passes(check):
+    check(Adapts())
+
+
 @pytest.mark.parametrize(("cls", "check"), BROKEN)
 def test_the_check_catches_its_fault(cls, check):
     outcome = outcome_of(cls(), check)
@@ -316,7 +375,8 @@ def test_the_check_catches_its_fault(cls, check):
 
 def test_every_strategy_check_has_a_plugin_that_it_catches():
     caught = {param.values[1].__name__ for param in BROKEN}
-    assert caught == {check.__name__ for check in strategy_checks.STRATEGY_CHECKS}
+    assert caught == {check.__name__ for checks in (strategy_checks.STRATEGY_CHECKS,
+                                                    adaptation_checks.ADAPTATION_CHECKS) for check in checks}
 
 
 def test_a_declared_failure_that_passes_is_an_error():

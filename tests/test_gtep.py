@@ -1,4 +1,4 @@
-"""What the two phases of the protocol share, and what they do not: splits, orders, budgets and both kinds of transfer."""
+"""What the two phases of the protocol share, and what not: splits, orders, budgets and both kinds of transfer."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,11 @@ from rich.console import Console
 from cl_framework import cli
 from cl_framework.errors import ConfigError
 from cl_framework.evaluation import evaluate
+from cl_framework.fingerprint import fingerprint
 from cl_framework.frozen import read_tuned
 from cl_framework.scenarios._cut import Labelled
 from cl_framework.scenarios._split import Split
+from cl_framework.scenario import FirstExperiences
 from cl_framework.sources import ImageSet
 from cl_framework.types import Phase
 from cl_framework.winner import targets
@@ -57,6 +59,15 @@ def test_the_order_is_a_function_of_the_seed_alone_and_the_same_in_both_phases()
     assert len({tuple(order(Phase.TUNING, seed)) for seed in range(4)}) == 4
 
 
+def test_what_any_seed_takes_counts_as_taken():
+    starts = [FirstExperiences(Hundred(n_experiences=10).open(Phase.SINGLE, seed), 2) for seed in range(3)]
+    alone = [fingerprint(start) for start in starts]
+    together = fingerprint(*starts)
+    assert together.images == frozenset.union(*(each.images for each in alone)) > alone[0].images
+    assert set(together.classes) == {label for each in alone for label in each.classes}
+    assert together.n_rows == alone[0].n_rows
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     """A study that reports on its own data set among others, with more seeds than it tunes with."""
@@ -70,7 +81,7 @@ def tuned(tmp_path_factory):
 
 def test_the_tuned_scenario_among_the_reported_ones_halves_every_phase(tuned):
     made = read_tuned(tuned).made
-    assert made["phase"] == "tuning" and made["classes"] == [str(label) for label in range(5)]
+    assert made["phase"] == "tuning" and made["classes"] == [f"digits:{label}" for label in range(5)]
     with_another = targets({**made, "evaluate": ["split_mnist", "split_digits"]})
     assert [(each.scenario, each.phase, each.flavour) for each in with_another] == [
         ("split_mnist", "evaluation", "across data sets"),

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 import cl_framework._torchvision  # noqa: F401
 from cl_framework import PluginError, StreamRecord, metric
+from cl_framework.adaptation_metrics import online_error
 from cl_framework.metrics import (
     AccuracyMatrix,
     average_accuracy,
@@ -71,7 +72,9 @@ HAND_WORKED = [
     (train_seconds, 7.0),
     (memory_bytes, 34.0),
     (n_parameters, 12.0),
+    (online_error, 0.5),
 ]
+OF_ROUNDS = {"source_forgetting", "collapse", "calibration_error"}
 
 
 @pytest.mark.parametrize(("each", "expected"), HAND_WORKED, ids=[each.name for each, _ in HAND_WORKED])
@@ -125,9 +128,23 @@ def test_intransigence_needs_a_joint_reference():
 
 def test_every_entry_point_is_a_documented_metric():
     found = installed_metrics()
-    assert {each.name for each in found} == {each.name for each, _ in HAND_WORKED}
+    assert {each.name for each in found} == {each.name for each, _ in HAND_WORKED} | OF_ROUNDS
     for each in found:
         assert each.formula and each.source and each.__doc__, each.name
+
+
+def test_two_rounds_of_an_unlabelled_stream_by_hand():
+    record = StreamRecord(n_experiences=4, n_rounds=2)
+    record.online = torch.tensor([0.9, 0.7, 0.6, 0.4], dtype=torch.float64)
+    record.calibration = torch.tensor([0.1, 0.1, 0.2, 0.4], dtype=torch.float64)
+    record.initial[0] = 0.95
+    record.accuracy.diagonal().copy_(torch.tensor([0.94, 0.9, 0.85, 0.8]))
+    values = compute_all(record, installed_metrics())
+    assert values == pytest.approx({
+        "online_accuracy": 0.65, "online_error": 0.35, "collapse": 0.8 - 0.5, "source_forgetting": 0.15,
+        "calibration_error": 0.2, "learning_accuracy": (0.94 + 0.9 + 0.85 + 0.8) / 4, "train_seconds": 0.0})
+    record.accuracy[2:] = torch.nan
+    assert "collapse" not in compute_all(record, installed_metrics())
 
 
 def test_metric_names_and_axes_are_checked():

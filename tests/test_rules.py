@@ -49,7 +49,7 @@ def tuned(strategy):
             "search": {"trials": 30, "seeds": 5, "sampler": "random", "metric": "average_accuracy", "stop": "none",
                        "experiences": 0},
             "space": GRIDS, "space_hash": space.hash, "study_hash": "study", "configuration": SHAPE,
-            "scenario_hash": digest(SHAPE), "classes": ["0", "1"], "data": {"toy": "abc"},
+            "scenario_hash": digest(SHAPE), "classes": ["toy:0", "toy:1"], "data": {"toy": "abc"},
             "costs": {"runs": 150, "failed_runs": 0, "train_seconds": 150.0, "wall_seconds": 150.0}, "trials": trials}
 
 

@@ -10,17 +10,8 @@ import pytest
 from scipy import stats
 
 from cl_framework.errors import ConfigError
-from cl_framework.statistics import (
-    bootstrap_interval,
-    cliques,
-    critical_difference,
-    friedman,
-    holm,
-    mean_ranks,
-    paired,
-    rank_agreement,
-    t_interval,
-)
+from cl_framework.ranks import cliques, critical_difference, friedman, mean_ranks, rank_agreement
+from cl_framework.statistics import bootstrap_interval, holm, paired, split_deviation, t_interval
 
 # Demsar (2006), table 6: area under the curve on 14 data sets. The 0.9751 of C4.5+cf on "voting" is printed as 0.975.
 AUC = {
@@ -307,6 +298,72 @@ def test_what_is_no_number_is_named(call, message):
     assert message in str(caught.value)
 
 
+ORDERS = {"a": [0.71, 0.74, 0.69], "b": [0.60, 0.66, 0.63], "c": [0.80, 0.78, 0.88], "d": [0.52, 0.49, 0.55]}
+UNEVEN = {"a": [0.71, 0.74, 0.69, 0.70], "b": [0.60], "c": [0.80, 0.78]}
+
+
+def clustered(table):
+    return [value for row in table.values() for value in row], [name for name, row in table.items() for _ in row]
+
+
+def test_the_interval_of_equal_clusters_is_students_of_their_means():
+    means = [np.mean(row) for row in ORDERS.values()]
+    expected = stats.t.interval(0.95, 3, loc=np.mean(means), scale=stats.sem(means))
+    values, clusters = clustered(ORDERS)
+    assert t_interval(values, clusters=clusters) == pytest.approx(expected)
+    assert t_interval(values)[0] > expected[0]  # twelve independent values would say more
+    assert t_interval(values, clusters=range(12)) == pytest.approx(t_interval(values))
+    assert t_interval(values, clusters=["a"] * 12) is None
+
+
+def test_the_interval_of_uneven_clusters_is_the_sandwich_by_hand():
+    """Ordinary least squares on a constant: (X'X)^-1 (sum_c X_c' u_c u_c' X_c) (X'X)^-1 with G / (G - 1)."""
+    values, clusters = clustered(UNEVEN)
+    x, u = np.ones((7, 1)), np.array(values) - np.mean(values)
+    meat = sum(np.outer(score, score) for score in (
+        x[np.array(clusters) == c].T @ u[np.array(clusters) == c] for c in "abc"))
+    bread = np.linalg.inv(x.T @ x)
+    error = math.sqrt((3 / 2 * bread @ meat @ bread).item())
+    half = stats.t.ppf(0.975, 2) * error
+    assert t_interval(values, clusters=clusters) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+
+
+def test_the_bootstrap_draws_whole_clusters():
+    """Of two clusters: means 0 and 1 with equal chance 1/4, their middle with 1/2, whatever is inside."""
+    values, clusters = [0.0] * 30 + [1.0] * 30, ["a"] * 30 + ["b"] * 30
+    assert bootstrap_interval(values, clusters=clusters) == (0.0, 1.0)
+    low, high = bootstrap_interval(values)
+    assert 0.3 < low < high < 0.7
+    assert bootstrap_interval(values, clusters=["a"] * 60) is None
+    even = bootstrap_interval([np.mean(row) for row in ORDERS.values()])
+    assert bootstrap_interval(*clustered(ORDERS)[:1], clusters=clustered(ORDERS)[1]) == pytest.approx(even)
+
+
+@pytest.mark.parametrize("table", [ORDERS, UNEVEN])
+def test_the_sources_of_deviation_follow_from_scipys_f(table):
+    """F = MSB / MSW; pooled sample variances are MSW; n_0 = (N - sum n^2 / N) / (a - 1)."""
+    rows, n = list(table.values()), sum(map(len, table.values()))
+    within = sum((len(row) - 1) * np.var(row, ddof=1) for row in rows if len(row) > 1) / (n - len(rows))
+    size = (n - sum(len(row)**2 for row in rows) / n) / (len(rows) - 1)
+    found = split_deviation(*clustered(table))
+    assert found.within == pytest.approx(math.sqrt(within))
+    assert found.between == pytest.approx(math.sqrt(within * (stats.f_oneway(*rows).statistic - 1) / size))
+
+
+def test_the_sources_of_deviation_are_found_in_simulated_runs():
+    rng = np.random.default_rng(4)
+    orders = rng.normal(0, 3.0, 2000)
+    values = (orders[:, None] + rng.normal(0, 1.0, (2000, 4))).ravel().tolist()
+    found = split_deviation(values, [i // 4 for i in range(8000)])
+    assert (found.between, found.within) == pytest.approx((3.0, 1.0), rel=0.05)
+
+
+def test_a_source_that_cannot_be_seen_is_not_reported():
+    assert split_deviation([1.0, 2.0, 3.0], ["a", "b", "c"]) is None
+    assert split_deviation([1.0, 2.0, 3.0], ["a", "a", "a"]) is None
+    assert split_deviation([1.0, 3.0, 1.0, 3.0], ["a", "a", "b", "b"]).between == 0.0  # never negative
+
+
 def test_neither_torch_nor_scipy_stats_is_imported_before_it_is_needed():
-    code = "import sys, cl_framework.statistics; assert not {'torch', 'scipy.stats', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, cl_framework.ranks; assert not {'torch', 'scipy.stats', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

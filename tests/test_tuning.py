@@ -134,7 +134,7 @@ def test_best_yaml_holds_what_was_declared_and_what_was_measured(tmp_path):
     assert [each["values"] for each in made["trials"]] == [draw(plan.space, "er", r) for r in range(6)]
     largest = max(made["trials"], key=lambda each: each["mean"])
     assert made["winner"]["mean"] == largest["mean"] and made["winner"]["hash"] == largest["hash"]
-    assert made["classes"] == ["0", "1", "2", "3", "4"] and set(made["orders"]) == {0, 1, 2}
+    assert made["classes"] == [f"digits:{label}" for label in range(5)] and set(made["orders"]) == {0, 1, 2}
     assert made["orders"][0] != made["orders"][1] and len(made["data"]["digits"]) == 64
     assert made["chance"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 5)
     distinct = {each["hash"] for each in made["trials"]}

@@ -1,0 +1,96 @@
+"""The hash of a configuration, and what the `config.yaml` of a run says whatever the order of its classes.
+
+The hash of a run stands for its order seed, too. The digest of a `Configuration` is that hash of the same configuration
+without the order seed. It is known only where the file gives back the run's own hash: where the source of a plugin that
+is named by its path has changed since, or the file was edited, the configuration of the run is no longer known. Imports
+no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cl_framework.registry import see_current_folder
+
+try:
+    from yaml import CSafeLoader as Loader
+except ImportError:
+    from yaml import SafeLoader as Loader  # type: ignore[assignment]
+
+_NO_HASH = (("seed",), ("track",), ("train", "checkpoint_every"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """What is known of a run's configuration.
+
+    Attributes:
+        digest: equal for runs that differ in seed, order seed, tracking or checkpoint interval alone; None: not known.
+        scenario: the fields of the scenario, without its name, as JSON; empty where they are not known.
+    """
+
+    digest: str | None = None
+    scenario: str = ""
+
+
+UNKNOWN = Configuration()
+"""Where there is no file that says it."""
+
+
+def read_configuration(folder: Path, config_hash: str) -> Configuration:
+    """The configuration in a run folder.
+
+    Args:
+        folder: the run folder.
+        config_hash: the hash that its `summary.json` states.
+    """
+    try:
+        tree = yaml.load((folder / "config.yaml").read_text(), Loader)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return UNKNOWN
+    if not isinstance(tree, dict) or not isinstance(tree.get("scenario"), dict):
+        return UNKNOWN
+    fields = {name: value for name, value in tree["scenario"].items() if name != "name"}
+    scenario = json.dumps(fields, sort_keys=True) if fields else ""
+    tree |= _code(tree)
+    if hash_of(tree) != config_hash:
+        return Configuration(scenario=scenario)
+    return Configuration(scenario=scenario, digest=hash_of({key: value for key, value in tree.items()
+                                                            if key != "order_seed"}))
+
+
+def hash_of(tree: Mapping[str, Any]) -> str:
+    """The hash of a configuration without what does not change a run's group."""
+    copy = json.loads(json.dumps(tree))
+    for *path, last in _NO_HASH:
+        branch = copy
+        for key in path:
+            branch = branch.get(key, {})
+        branch.pop(last, None)
+    return hashlib.sha256(json.dumps(copy, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _code(tree: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Digests of the files of plugins that are named by their path, as they are now; they are not imported."""
+    names = [str(tree[group]["name"]) for group in ("scenario", "strategy", "model") if "name" in tree.get(group, {})]
+    modules = {part.partition(":")[0] for name in names for part in name.split("+") if ":" in part}
+    files = {module: file for module in sorted(modules) if (file := _file(module)) is not None}
+    return {"code": {module: hashlib.sha256(file.read_bytes()).hexdigest() for module, file in files.items()}
+            } if files else {}
+
+
+def _file(module: str) -> Path | None:
+    see_current_folder()
+    try:
+        spec = find_spec(module)
+    except Exception:  # a package of the user's own, which is imported to find the file below it
+        return None
+    return None if spec is None or spec.origin is None or not Path(spec.origin).is_file() else Path(spec.origin)
