@@ -13,7 +13,6 @@ from cl_framework.errors import ClfError, DataError
 from cl_framework.evaluation import configuration_faults, fingerprint_of, overlap_faults
 from cl_framework.fingerprint import Fingerprint
 from cl_framework.frozen import self_faults, shape_faults, study_faults
-from cl_framework.launch import open_stream
 from cl_framework.protocol_record import FILE, digest_of, judged, read_record
 from cl_framework.rules import check
 from cl_framework.runs import RunFolder

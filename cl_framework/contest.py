@@ -25,20 +25,20 @@ from cl_framework.pairing_table import PairingTable
 from cl_framework.plan import Plan
 from cl_framework.protocol_record import digest_of, judged, sealed
 from cl_framework.ranks import rank_agreement
-from cl_framework.reporting_rules import BASELINES
+from cl_framework.reporting_rules import baselines
 from cl_framework.rules import check
 from cl_framework.tuning import tune
 from cl_framework.tuning_table import percent, time_text
 from cl_framework.verdicts import Record, Verdict
 
 
-def with_baselines(strategies: Sequence[Any]) -> list[Any]:
+def with_baselines(strategies: Sequence[Any], *, is_labelled: bool = True) -> list[Any]:
     """The strategies and those of rule R15 that are not among them.
 
     >>> with_baselines(["er", "lwf"])
     ['er', 'lwf', 'naive', 'joint']
     """
-    return [*strategies, *(name for name in BASELINES if name not in strategies)]
+    return [*strategies, *(name for name in baselines(is_labelled) if name not in strategies)]
 
 
 def contest(plans: Sequence[Plan], workers: int, command: str, console: Console, *, has_defaults: bool = True

@@ -28,7 +28,8 @@ from cl_framework.tuned import chance_of, configuration, digest
 from cl_framework.winner import Made, Target, changes, differences, job_of, protocol_of, statistic, targets, tree_of
 
 _ALLOWED = ("tuned", "out", "launcher", "workers", "defaults")
-_KEPT = ("average_accuracy", "forgetting/max", "n_parameters", "train_seconds", "memory_bytes")
+_KEPT = ("average_accuracy", "forgetting/max", "online_accuracy", "source_forgetting", "n_parameters", "train_seconds",
+         "memory_bytes")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One job to its summary, many jobs one after the other or in processes."""
+"""One job to its summary, many jobs wherever the launcher does them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ from cl_framework.checkpoint import Vault
 from cl_framework.config import Job, from_tree
 from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.files import write_json
+from cl_framework.launchers import chosen
+from cl_framework.memory_of_runs import load_of
+from cl_framework.models import Model
 from cl_framework.observer import Observers
+from cl_framework.pool import Lost
+from cl_framework.pretraining import give_weights
 from cl_framework.progress import progress_for
 from cl_framework.protocol import build_model, check_needs, check_recipe, run_stream
 from cl_framework.runs import RunFolder, Writer, summarise
@@ -96,6 +102,7 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     torch.set_num_threads(job.hardware.threads)
     stream = open_stream(job)
     model = build_model(job.architecture, stream.info, job.seed)
+    prepare_model(job, stream, model, console)
     run_id = folder.prepare(job, command, job.hardware.describe(), stream.provenance)
     observer = Observers([Writer(folder, job.tracking.every), *trackers(job, folder.path, run_id),
                           progress_for(console, label)])
@@ -112,6 +119,17 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     return summary
 
 
+def prepare_model(job: Job, stream: Stream, model: Model, console: Console) -> None:
+    """Give a model what it must have learned before its stream begins: from the cache, else trained here."""
+    label = f"{job.name('model')} of {job.name('scenario')}, before the stream"
+    progress = progress_for(console, label)
+    try:
+        give_weights(model, stream, job.architecture, job.recipe, seed=job.seed, hardware=job.hardware,
+                     observer=progress)
+    finally:
+        progress.close()
+
+
 def label_of(job: Job) -> str:
     """A job in a word: `split_digits er seed 0`."""
     order = "" if job.order_seed is None else f" order {job.order_seed}"
@@ -120,13 +138,76 @@ def label_of(job: Job) -> str:
 
 def execute_all(jobs: Sequence[Job], out: Path, command: str, console: Console,
                 workers: int) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """Run jobs; one that fails does not stop the others."""
-    if workers > 1 and len(jobs) > 1:
-        outcomes = _in_processes(jobs, out, command, workers)
-    else:
-        outcomes = [_attempt(job, out, command, console) for job in jobs]
-    summaries = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
-    return summaries, [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    """Run jobs; one that fails does not stop the others.
+
+    Args:
+        jobs: what is run.
+        out: root of the run folders.
+        command: the command line, for the record of each run.
+        console: where progress is shown.
+        workers: how many at once, where the command has chosen no launcher; 1 runs in this process.
+
+    Returns:
+        Summaries of the runs that finished and failures of the others, both in the order of the jobs.
+
+    Raises:
+        ClfError: the launcher's workers cannot be had, or are gone.
+    """
+    launcher = chosen(workers)
+    tickets = [Ticket(number, job) for number, job in enumerate(jobs)]
+    load = load_of(jobs, open_stream)
+    outcomes: dict[int, dict[str, Any] | Failure] = {}
+    with closing(launcher.run(Attempt(out, command, console), tickets, load)) as done:
+        for ticket, outcome in done:
+            label = label_of(ticket.job)
+            outcomes[ticket.number] = Failure(label, dead(outcome)) if isinstance(outcome, Lost) else outcome
+            if not launcher.is_here:
+                console.print(f"{len(outcomes)} of {len(jobs)} runs are over: {label}", highlight=False, soft_wrap=True)
+    summaries = [outcomes[number] for number in sorted(outcomes)]
+    return ([outcome for outcome in summaries if not isinstance(outcome, Failure)],
+            [outcome for outcome in summaries if isinstance(outcome, Failure)])
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A job on its way to where it is run; to another process it travels as plain data."""
+
+    number: int
+    job: Job
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ticket, (self.number, self.job.tree, self.job.protocol, self.job.experiences)
+
+
+def _ticket(number: int, tree: dict[str, Any], protocol: str | None, experiences: int) -> Ticket:
+    return Ticket(number, replace(from_tree(tree), protocol=protocol, experiences=experiences))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Runs a ticket's job; in another process it says on plain lines how far it is."""
+
+    out: Path
+    command: str
+    console: Console
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attempt_elsewhere, (self.out, self.command)
+
+    def __call__(self, ticket: Ticket) -> dict[str, Any] | Failure:
+        """The summary, or why there is none."""
+        return _attempt(ticket.job, self.out, self.command, self.console)
+
+
+def _attempt_elsewhere(out: Path, command: str) -> Attempt:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    return Attempt(out, command, Console(stderr=True, force_terminal=False))
+
+
+def dead(lost: Lost) -> ClfError:
+    """What is said of a run that no worker lived to finish."""
+    return ClfError(f"{lost.deaths} worker processes died of this run (killed, or out of memory?); take fewer at a "
+                    "time with workers=, and give the same command again: it goes on from its last checkpoint")
 
 
 def _attempt(job: Job, out: Path, command: str, console: Console) -> dict[str, Any] | Failure:
@@ -145,17 +226,3 @@ def _attempt(job: Job, out: Path, command: str, console: Console) -> dict[str, A
             f"{type(error).__name__}: {error} ({where}); `clf check strategy={job.name('strategy')}` may say why, "
             "--debug shows the traceback"))
 
-
-def _in_worker(tree: dict[str, Any], protocol: str | None, out: Path, command: str) -> dict[str, Any] | Failure:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    job = replace(from_tree(tree), protocol=protocol)
-    return _attempt(job, out, command, Console(stderr=True, force_terminal=False))
-
-
-def _in_processes(jobs: Sequence[Job], out: Path, command: str, workers: int) -> list[dict[str, Any] | Failure]:
-    """A joblib pool; each process has the job's own number of torch threads."""
-    from joblib import Parallel, delayed
-
-    tasks = (delayed(_in_worker)(job.tree, job.protocol, out, command) for job in jobs)
-    outcomes: list[dict[str, Any] | Failure] = Parallel(n_jobs=workers, batch_size=1)(tasks)
-    return outcomes

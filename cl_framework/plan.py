@@ -21,6 +21,7 @@ from cl_framework.presets import Flat, preset
 from cl_framework.registry import find, unknown
 from cl_framework.runs import RunFolder
 from cl_framework.search import Search, Space, draw, full_key, space_of
+from cl_framework.types import Need
 
 _REFUSED = {
     "seed": "the protocol sets the seeds; search.seeds says how many",
@@ -67,6 +68,11 @@ class Plan:
             self._resolved[key] = replace(job, tree={**job.tree, "phase": phase}, experiences=self.search.experiences)
         job = self._resolved[key]
         return replace(job, tree={**job.tree, "seed": seed, "order_seed": seed})
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the stream has labels to learn from."""
+        return Need.UNLABELLED not in self.job(self.first, 0).scenario.offers
 
     @property
     def first(self) -> dict[str, Any]:

@@ -12,10 +12,14 @@ from cl_framework.tuned import digest
 from cl_framework.verdicts import ALONE, Finding, Record, finding
 from cl_framework.winner import alike, statistic, trials_of
 
-BASELINES = ("naive", "er", "joint")
-"""Fine-tuning, replay and the joint upper bound (rule R15)."""
 SMALLEST_SHARE = 0.8
 """Of the runs of a search that must finish; ours, as the source says nothing of it."""
+
+
+def baselines(is_labelled: bool) -> tuple[str, ...]:
+    """What rule R15 asks for: fine-tuning, replay and the joint upper bound; on a stream without labels the model as
+    it is and with the statistics of the batch."""
+    return ("naive", "er", "joint") if is_labelled else ("source", "bn_stats")
 
 
 def every_seed(record: Record, beside: Sequence[Record]) -> Finding:
@@ -40,8 +44,12 @@ def all_reported(record: Record, beside: Sequence[Record]) -> Finding:
         faults.append("the number of phase 1 is not the winner's")
     if not record["evaluation"]:
         faults.append("there is no number of phase 2")
+    shape = record["tuned"]["configuration"]
     needed = ["n_parameters", "train_seconds", "memory_bytes"]
-    needed += ["forgetting/max"] if record["tuned"]["configuration"]["n_experiences"] > 1 else []
+    if not shape["is_labelled"]:
+        needed.append("source_forgetting")
+    elif shape["n_experiences"] > 1:
+        needed.append("forgetting/max")
     for part in record["evaluation"]:
         faults += [f"seed {run['seed']} of {part['scenario']} has no {name}" for run in part["runs"]
                    for name in needed if run["failure"] is None and name not in run["metrics"]]
@@ -108,11 +116,12 @@ def failures_listed(record: Record, beside: Sequence[Record]) -> Finding:
 
 
 def baselines_there(record: Record, beside: Sequence[Record]) -> Finding:
-    """Fine-tuning, replay and the joint upper bound are always included."""
-    missing = [name for name in BASELINES if name not in {each["strategy"] for each in (record, *beside)}]
+    """Fine-tuning, replay and the joint upper bound are always included (without labels: source and bn_stats)."""
+    expected = baselines(record["tuned"]["configuration"]["is_labelled"])
+    missing = [name for name in expected if name not in {each["strategy"] for each in (record, *beside)}]
     if not beside:
         return None, ALONE
-    return finding([f"{name} is missing" for name in missing], f"{', '.join(BASELINES)} are there")
+    return finding([f"{name} is missing" for name in missing], f"{', '.join(expected)} are there")
 
 
 def _same(stated: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

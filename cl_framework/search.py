@@ -169,7 +169,7 @@ def space_of(strategy: str, search: Search, fixed: Collection[str] = (), everyon
     if faults:
         raise ConfigError(faults)
     space = Space({key: tuple(grid) for key, grid in found.items() if grid is not None and key not in fixed})
-    if not space.grids:
+    if not space.grids and (fixed or search.space):
         raise ConfigError(f"there is nothing to search for strategy={strategy}: every key is fixed or taken out; give "
                           "grids with search.space.KEY=a,b")
     return space

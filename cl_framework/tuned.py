@@ -66,11 +66,17 @@ def base_tree(tree: Mapping[str, Any], space: Space) -> dict[str, Any]:
 
 
 def configuration(tree: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
-    """What both phases must share, whatever the data: the scenario's fields, the network, and the stream's shape."""
+    """What both phases must share, whatever the data: the scenario's fields, the network, and the stream's shape.
+
+    Of a stream without labels, whose boundaries nobody is told, the number of experiences does not count.
+    """
+    info = stream.info
+    shape: dict[str, Any] = {"n_classes": info.n_classes}
+    if info.is_labelled:
+        shape = {"n_experiences": len(stream), "n_classes": [len(experience.classes) for experience in stream]}
     return {"scenario": {name: value for name, value in tree["scenario"].items() if name != "name"},
-            "model": tree["model"], "setting": stream.info.setting.value, "is_online": stream.info.is_online,
-            "n_experiences": len(stream), "n_classes": [len(experience.classes) for experience in stream],
-            "input_shape": list(stream.info.input_shape), "augment": stream.info.augment}
+            "model": tree["model"], "setting": info.setting.value, "is_online": info.is_online,
+            "is_labelled": info.is_labelled, **shape, "input_shape": list(info.input_shape), "augment": info.augment}
 
 
 def content(plan: Plan, trials: Sequence[Trial], seconds: float) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""Where the runs of a search are done: in this process, or in a pool of processes that keep their streams."""
+"""The runs of a search as tasks of a launcher: in this process, or in others that keep their streams."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,10 @@ from rich.console import Console
 
 from cl_framework.config import from_tree
 from cl_framework.errors import Busy, ClfError, Diverged
-from cl_framework.launch import execute
+from cl_framework.launch import dead, execute, open_stream
+from cl_framework.launchers import chosen
+from cl_framework.memory_of_runs import load_of
+from cl_framework.pool import Lost
 
 Key = tuple[str, int]
 """Hash of the configuration and seed: what a run is known by."""
@@ -61,18 +67,25 @@ def attempt(task: Task, out: Path, command: str) -> Outcome:
 
 
 def processes(out: Path, command: str, workers: int) -> Pool:
-    """A joblib pool of this machine; its processes keep their streams between runs."""
-    def one_by_one(tasks: Iterable[Task]) -> Iterator[Outcome]:
-        return (attempt(task, out, command) for task in tasks)
+    """The pool of this command's launcher.
 
-    def side_by_side(tasks: Iterable[Task]) -> Iterator[Outcome]:
-        from joblib import Parallel, delayed
+    Args:
+        out: root of the run folders.
+        command: the command line, for the record of each run.
+        workers: how many at once, where the command has chosen no launcher; 1 runs in this process.
+    """
+    def pool(tasks: Iterable[Task]) -> Iterator[Outcome]:
+        waiting = iter(tasks)
+        first = next(waiting, None)
+        if first is None:
+            return
+        job = replace(from_tree(first.tree), experiences=first.experiences)
+        launcher = chosen(workers)
+        load = load_of([job], open_stream)
+        with closing(launcher.run(partial(attempt, out=out, command=command), chain([first], waiting), load)) as done:
+            for task, outcome in done:
+                if isinstance(outcome, Lost):
+                    raise ClfError(f"seed {task.key[1]} of {task.key[0]}: {dead(outcome)}")
+                yield outcome
 
-        pool = Parallel(n_jobs=workers, batch_size=1, pre_dispatch=workers, return_as="generator_unordered")
-        outcomes: Generator[Outcome, None, None] = pool(delayed(attempt)(task, out, command) for task in tasks)
-        try:
-            yield from outcomes
-        finally:
-            outcomes.close()
-
-    return side_by_side if workers > 1 else one_by_one
+    return pool

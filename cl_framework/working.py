@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,8 @@ from rich.console import Console
 
 from cl_framework.errors import ConfigError, Stopped
 from cl_framework.grammar import Command
-from cl_framework.keys import take
-from cl_framework.registry import unknown
+from cl_framework.keys import LAUNCHING, launcher_of, single, take
+from cl_framework.launchers import Launcher, using
 
 _MOST_JOBS = 10_000
 
@@ -29,8 +28,8 @@ def train_verb(command: Command) -> int:
     from cl_framework.launch import check_job
 
     values = dict(command.values)
-    out = Path(str(_single(values, "out", "runs")))
-    workers = _workers(values)
+    out = Path(str(single(values, "out", "runs")))
+    launcher = launcher_of(values)
     parts = {part for name in values.get("strategy", []) for part in str(name).split("+")}
     n_jobs = math.prod(len(choices) for choices in values.values())
     if n_jobs > _MOST_JOBS:
@@ -46,27 +45,10 @@ def train_verb(command: Command) -> int:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults:
         raise ConfigError(faults)
-    return _execute_all(list(jobs.values()), out, command, workers)
+    return _execute_all(list(jobs.values()), out, command, launcher)
 
 
-def _single(values: dict[str, list[Any]], key: str, default: Any) -> Any:
-    found = values.pop(key, [default])
-    if len(found) > 1:
-        raise ConfigError(f"{key} takes one value, got {len(found)}")
-    return found[0]
-
-
-def _workers(values: dict[str, list[Any]]) -> int:
-    launcher = _single(values, "launcher", "sequential")
-    workers = _single(values, "workers", os.cpu_count() or 1)
-    if launcher not in ("sequential", "local"):
-        raise ConfigError(unknown("launcher", str(launcher), ["sequential", "local"]))
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ConfigError(f"workers must be a whole number of 1 or more, got {workers}")
-    return workers if launcher == "local" else 1
-
-
-def _execute_all(jobs: Sequence[Any], out: Path, command: Command, workers: int) -> int:
+def _execute_all(jobs: Sequence[Any], out: Path, command: Command, launcher: Launcher) -> int:
     from cl_framework.launch import execute_all
     from cl_framework.report import product_table, run_table
     from cl_framework.tracking import HINT, wandb_mode
@@ -75,8 +57,8 @@ def _execute_all(jobs: Sequence[Any], out: Path, command: Command, workers: int)
     if any(job.tracking.wandb == "auto" and wandb_mode("auto") == "disabled" for job in jobs):
         progress.print(HINT, highlight=False, soft_wrap=True)
     line = _line(command)
-    with _heeding_sigterm():
-        summaries, failures = execute_all(jobs, out, line, progress, workers)
+    with _heeding_sigterm(), using(launcher):
+        summaries, failures = execute_all(jobs, out, line, progress, launcher.n_workers)
     if len(summaries) == 1:
         console.print(run_table(summaries[0]))
     elif summaries:
@@ -93,8 +75,8 @@ def tune_verb(command: Command) -> int:
     from cl_framework.tuning_table import time_text, trials_table
 
     values = dict(command.values)
-    out = Path(str(_single(values, "out", "runs")))
-    workers = _workers(values)
+    out = Path(str(single(values, "out", "runs")))
+    launcher = launcher_of(values)
     console, progress = Console(), Console(stderr=True)
     made = plans(values, out)
     line = _line(replace(command, values={key: given for key, given in command.values.items()
@@ -102,11 +84,11 @@ def tune_verb(command: Command) -> int:
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
     for plan in made:
-        with _heeding_sigterm():
-            tuned = tune(plan, workers, line, progress)
+        with _heeding_sigterm(), using(launcher):
+            tuned = tune(plan, launcher.n_workers, line, progress)
         budget = f"{plan.n_trials} trials x {plan.search.seeds} seeds, {plan.search.sampler}"
         cost = time_text(sum(score.seconds for trial in tuned.trials for score in trial.scores.values()))
-        title = f"{plan.strategy} · {plan.protocol or 'no protocol'} · {budget} · {plan.search.phase}"
+        title = f"{plan.strategy} · {plan.protocol or 'no protocol'} · {budget} · {plan.job(plan.first, 0).phase.value}"
         console.print(trials_table(tuned.trials, plan.search.seeds, title, plan.search.metric, f"{cost} of training"))
         console.print(f"{tuned.path}\nnext: clf evaluate tuned={tuned.path}", highlight=False, soft_wrap=True)
     return 0
@@ -117,15 +99,15 @@ def evaluate_verb(command: Command) -> int:
     from cl_framework.evaluation import evaluate, refuse_overrides
     from cl_framework.protocol_record import record_table
 
-    refuse_overrides(list(command.values))
+    refuse_overrides([key for key in command.values if key not in LAUNCHING])
     values = dict(command.values)
-    workers = _workers(values)
+    launcher = launcher_of(values)
     given = take(replace(command, values=values), ["tuned", "out", "defaults"])
     if "tuned" not in given:
         raise ConfigError("say which search: clf evaluate tuned=PATH of a best.yaml; `clf tune` prints its path")
     out = Path(str(given["out"])) if "out" in given else None
-    with _heeding_sigterm():
-        done = evaluate(Path(str(given["tuned"])), out, workers, _line(command), Console(stderr=True),
+    with _heeding_sigterm(), using(launcher):
+        done = evaluate(Path(str(given["tuned"])), out, launcher.n_workers, _line(command), Console(stderr=True),
                         has_defaults=_is(given, "defaults"))
     Console().print(record_table(done.record))
     print(f"{done.path}: {done.record['status']}\nnext: clf check protocol={done.path}")
@@ -145,18 +127,19 @@ def protocol_verb(command: Command) -> int:
     from cl_framework.plan import plans
 
     values = dict(command.values)
-    out = Path(str(_single(values, "out", "runs")))
-    workers = _workers(values)
-    flags = {key: _single(values, key, True) for key in ("defaults", "baselines")}
+    out = Path(str(single(values, "out", "runs")))
+    launcher = launcher_of(values)
+    flags = {key: single(values, key, True) for key in ("defaults", "baselines")}
     has_defaults = _is(flags, "defaults")
-    if _is(flags, "baselines"):
-        values["strategy"] = with_baselines(values.get("strategy", []))
-    console, progress = Console(), Console(stderr=True)
     made = plans(values, out)
+    if _is(flags, "baselines"):
+        values["strategy"] = with_baselines(values["strategy"], is_labelled=made[0].is_labelled)
+        made = plans(values, out)
+    console, progress = Console(), Console(stderr=True)
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
-    with _heeding_sigterm():
-        path, compared = contest(made, workers, _line(command), progress, has_defaults=has_defaults)
+    with _heeding_sigterm(), using(launcher):
+        path, compared = contest(made, launcher.n_workers, _line(command), progress, has_defaults=has_defaults)
     for scenario in compared["ranks"]:
         console.print(comparison_table(compared, scenario))
     for verdict in compared["verdicts"]:
@@ -209,4 +192,4 @@ def resume_verb(command: Command) -> int:
         raise ConfigError(f"{path} does not fit its config.yaml, which belongs to {RunFolder.of(job, Path()).path}: "
                           "the file, the folder's place, or the code of a plugin named by its path has changed; undo "
                           "that, or start anew")
-    return _execute_all([job], out, command, 1)
+    return _execute_all([job], out, command, Launcher())

@@ -1,25 +1,36 @@
-"""Supervised adaptation of PSMT: a mean teacher that keeps its crucial weights.
+"""PSMT: a mean teacher that keeps its crucial weights, on unlabelled streams and, adapted, on labelled ones.
 
-PSMT (Tian & Lyu, "Parameter-Selective Continual Test-Time Adaptation", ACCV 2024, arXiv 2407.02253) adapts a
-classifier to unlabelled test rows whose distribution drifts. What is here is *our supervised adaptation* of it to a
-stream of labelled experiences, not the paper's method, and no number from it is a result of the paper. A student is
-trained by
+Tian & Lyu, "Parameter-Selective Continual Test-Time Adaptation", ACCV 2024, arXiv 2407.02253. For each unlabelled
+batch the teacher theta' answers with z_t and the student theta with z_s; the answer is z_t + z_s. `variant=paper`
+takes a step of
+
+    L = -(1/B) sum_b sum_c p_c(z_t) log p_c(z_s) + lambda sum_i F_i (theta_i - A_i)^2,
+    theta' <- m theta' + (1 - m) e,    e = a theta' + (1 - a) theta,    m_i = 1[f_i > Q_{1 - rho}(f)],
+
+f being the squared gradient of the first term, z_t the mean over views, A the student one batch earlier and F the f of
+that batch (momentum `fisher_momentum`): a brake on the last displacement. `variant=release` is what the authors' code
+does: SCE for the first term, no views, A the source and F its batch-Fisher on source rows, f of the whole loss, and the
+least sensitive weights, m_i = 1[f_i < Q_rho(f)], go back to the source:
+
+    theta' <- e,    theta <- m theta_0 + (1 - m) theta,    theta' <- m theta + (1 - m) e,
+
+e with the weights of the moment.
+
+The paper's factor 1/C of the first term is left out (`has_class_factor=true` puts it back). Where the paper is silent,
+the answer is the released sum, only weights and biases learn, networks normalise with the statistics of the batch (also
+on held-out rows), and nothing is reset. Released views and their confidence gate have no effect, and are left out.
+
+`variant=supervised` is *our adaptation* to labelled experiences; no number from it is a result of the paper:
 
     L = CE(z_s, y) + kappa SCE(z_s[old], z_t[old]) + lambda sum_i F_i (theta_i - A_i)^2,
 
-where z_s, z_t are the logits of student and teacher on the same rows, SCE is the symmetric cross-entropy over the
-classes seen before the experience, A the student at the end of the last experience, and F the mean over experiences of
-their batch-Fisher: the squared gradient of a batch's mean loss, with the student's own answers as labels, in eval mode.
-In the first experience the last two terms are absent. After each step the teacher moves by a selective average,
+SCE over the classes seen before the experience, A the student at the end of the last experience, F the mean over
+experiences of their batch-Fisher: the squared gradient of a batch's mean loss, labels the student's own answers, in
+eval mode. The first experience has neither of the last two terms. The teacher moves as in the paper, and answers.
+Choices:
 
-    theta' <- m theta' + (1 - m)(a theta' + (1 - a) theta),     m_i = 1[f_i > Q_{1 - rho}(f)],     f = (dL / dtheta)^2,
-
-so the fraction rho of weights that the step moves most, the crucial ones, keep their value in the teacher, who answers.
-
-Choices where the paper says nothing:
-
-- *Scale of F.* A batch's Fisher shrinks like 1/B, and the paper's release sets lambda = 500 at B = 200. Here a batch of
-  B rows counts B/200 times its squared gradient, which amounts to lambda B/200 and holds for a short last batch too.
+- *Scale of F* (all variants). A batch's Fisher shrinks like 1/B, and the release sets lambda = 500 at B = 200. A batch
+  of B rows counts B/200 times its squared gradient, which amounts to lambda B/200 and holds for a short last one too.
 - *New is free.* Rows of the head for new classes are copied from the student when the experience begins, are in no
   penalty and no mask, and follow it with momentum min(a, 1 - 1/(n + 1)) at step n = 0, 1, ...: the mean of the
   student's weights so far, later the running one. In the first experience everything is new in this
@@ -27,9 +38,9 @@ Choices where the paper says nothing:
 - *f* is the gradient that the optimizer sees before clipping, the penalty's share included.
 - Running statistics of normalisation layers are averaged like weights that are never crucial.
 
-Ablations: `selected_fraction=0 penalty_strength=0` is a plain mean teacher; `kappa=0 selected_fraction=0
-predict_with=student` is a quadratic penalty alone; `kappa=0 penalty_strength=0` is the selective average alone;
-`mask=least` selects the weights that the step moves least, the direction of the paper's release.
+Ablations: `selected_fraction=0 penalty_strength=0` is a plain mean teacher; `selected_fraction=0` the Fisher-weighted
+anchor alone and `penalty_strength=0` the selective average alone (supervised: with `kappa=0`); `mask=crucial` or
+`mask=least` turns the direction around.
 """
 
 from __future__ import annotations
@@ -41,15 +52,19 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.functional import leading, quadratic, symmetric_cross_entropy
 from cl_framework.models import Model
 from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Inputs, Output, StreamInfo
+from cl_framework.types import Batch, Inputs, Need, Output, StreamInfo
 
+from ._adaptation import meet_classes, several_rows, source_rows, unlabelled
+from ._psmt_stream import Rules, StreamPSMT
 from ._selection import batch_fisher, unselected
+from ._statistics import BESIDE
 from ._teacher import frozen_copy, logits_of, n_bytes, resize_head, restored_teacher, teacher_state, tensors_of
 
 _HEAD = ("head.weight", "head.bias")
@@ -62,29 +77,74 @@ class PSMT(Strategy):
 
     neutral: ClassVar[Mapping[str, object]] = {"kappa": 0.0, "penalty_strength": 0.0, "predict_with": "student"}
 
-    variant: Literal["supervised"] = "supervised"
-    """Which form: the adaptation to labelled experiences."""
+    variant: Literal["supervised", "paper", "release"] = "supervised"
+    """Which form: the adaptation to labelled experiences, or the paper's or its release's on an unlabelled stream."""
     kappa: float = tunable(1.0, 0.1, 0.3, 1.0, 3.0, low=0.0)
-    """Weight of the teacher's answer on the old classes."""
+    """Weight of the teacher's answer on the old classes, of `supervised`."""
     penalty_strength: float = tunable(500.0, 50.0, 500.0, 5000.0, low=0.0)
     """Strength lambda of the penalty, for a batch-Fisher of 200 rows."""
     momentum: float | None = tunable(None, 0.9, 0.99, 0.999, low=0.0, high=1.0)
-    """Momentum a of the teacher; null is 0.99 for the first 2000 steps of an experience and 0.999 from then on."""
+    """Momentum a of the teacher; null is 0.999, and for the first 2000 steps of a labelled experience 0.99."""
     selected_fraction: float = tunable(0.03, 0.0, 0.01, 0.03, 0.1, 0.3, low=0.0, high=1.0)
     """Fraction rho of weights that a step selects."""
-    mask: Literal["crucial", "least"] = "crucial"
-    """Select the weights with the largest squared gradients, or with the smallest."""
+    mask: Literal["auto", "crucial", "least"] = "auto"
+    """Select the weights with the largest squared gradients, or the smallest; auto is least of `release` alone."""
     mask_scope: Literal["global", "layer"] = "global"
     """One quantile over all weights, or one for each parameter."""
-    predict_with: Literal["teacher", "student"] = "teacher"
-    """Who answers."""
+    predict_with: Literal["auto", "teacher", "student", "sum"] = "auto"
+    """Who answers; auto is the sum of both, and the teacher of `supervised`."""
     n_samples: int = bounded(10_000, low=1)
-    """Rows of an experience on which its batch-Fisher is measured."""
+    """Rows of an experience, or of the source, on which a batch-Fisher is measured."""
     fisher_batch_size: int = bounded(200, low=1)
-    """Rows of one batch of the batch-Fisher."""
+    """Rows of one batch of that batch-Fisher."""
+    lr: float = bounded(1e-3, low=0.0)
+    """Learning rate on an unlabelled stream; `train.lr` is that of a labelled one. So for the fields below."""
+    update_rule: Literal["adam", "sgd"] = "adam"
+    """Update rule; sgd has momentum 0.9."""
+    n_steps: int = bounded(1, low=1)
+    """Steps on each batch."""
+    consistency: Literal["auto", "cross_entropy", "symmetric"] = "auto"
+    """The student's distance from the teacher; auto is symmetric of `release` alone."""
+    has_class_factor: bool = False
+    """Divide the cross-entropy by the number of classes."""
+    anchor: Literal["auto", "previous", "segment", "source"] = "auto"
+    """A: the student one batch earlier, at the start of a segment, or the source; auto is source of `release` alone."""
+    segment: int = bounded(50, low=1)
+    """Batches of a segment."""
+    fisher: Literal["auto", "previous", "source", "stream"] = "auto"
+    """F: of the batches so far, of source rows before the stream, or of the stream's first batches with the student's
+    own answers as labels, where there are no source rows; auto is source of `release` alone."""
+    fisher_momentum: float = bounded(0.0, low=0.0, high=1.0)
+    """How much of F stays with each batch, of `fisher=previous`."""
+    n_fisher_batches: int = bounded(10, low=1)
+    """Batches that F is measured on, of `fisher=stream`."""
+    n_views: int | None = bounded(None, low=0)
+    """Views that the teacher's logits are averaged over; 0 shows it the batch as it is. Null is 32, of `release` 0."""
+    confidence_gate: float | None = bounded(None, low=0.0, high=1.0)
+    """Views only where the source's mean confidence is below this (CoTTA: 0.92); null always."""
+    statistics: Literal["batch", "source"] = "batch"
+    """With which statistics batch normalisation works."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant == "supervised":
+            return
+        asks_source = self._rules().fisher == "source" and self.penalty_strength > 0
+        self.needs = frozenset({Need.UNLABELLED, *([Need.SOURCE_DATA] if asks_source else [])})  # type: ignore[misc]
+        if self.statistics == "batch":
+            self.known_failures = BESIDE  # type: ignore[misc]
 
     def setup(self, model: Model, info: StreamInfo) -> None:
-        """There is no teacher yet; until there is, the model answers."""
+        """There is no teacher yet, and until there is, the model answers; on an unlabelled stream it is a copy."""
+        self._stream: StreamPSMT | None = None
+        if self.variant != "supervised":
+            unlabelled(f"psmt with variant={self.variant}", info)
+            if self.statistics == "batch":
+                several_rows("psmt", info)
+            self._stream = StreamPSMT(self._rules(), model, info)
+        elif not info.is_labelled:
+            raise ConfigError("psmt with variant=supervised learns from labels, and this stream gives none; set "
+                              "strategy.psmt.variant=paper or strategy.psmt.variant=release")
         self._teacher: Model | None = None
         self._fisher: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
@@ -93,7 +153,14 @@ class PSMT(Strategy):
         self._generator = generator(info.seed, "psmt", "fisher")
 
     def before_experience(self, model: Model, experience: Experience) -> None:
-        """The teacher's head gets the student's rows for new classes; the first teacher is the student."""
+        """The teacher's head gets the student's rows for new classes; the first teacher is the student. An unlabelled
+        stream begins with the batch-Fisher of source rows, and learns nothing more from boundaries."""
+        if self._stream is not None:
+            self._stream.watch.begin()
+            meet_classes(model, self._stream.teacher)
+            if experience.index == 0 and Need.SOURCE_DATA in self.needs:
+                self._stream.measure(model, source_rows("psmt", experience))
+            return
         self._n_steps = 0
         if self._teacher is None:
             self._teacher = frozen_copy(model)
@@ -102,6 +169,10 @@ class PSMT(Strategy):
         weight = torch.cat([own.weight[: self._n_old], head.weight.detach()[self._n_old:]])
         resize_head(self._teacher, weight, torch.cat([own.bias[: self._n_old], head.bias.detach()[self._n_old:]]))
         self._teacher.set_extra_state(model.get_extra_state())
+
+    def adapt(self, model: Model, x: Inputs) -> Tensor:
+        """The logits before the step, and the step of student and teacher."""
+        return super().adapt(model, x) if self._stream is None else self._stream.adapt(model, x)
 
     def penalty(self, model: Model, batch: Batch, output: Output) -> Tensor:
         """Agreement with the teacher on old classes, and the anchor."""
@@ -124,7 +195,7 @@ class PSMT(Strategy):
         if not old:
             return
         squared = dict(zip(old, torch._foreach_mul(list(old.values()), list(old.values())), strict=True))
-        self._follows = unselected(squared, self.selected_fraction, self.mask, self.mask_scope)
+        self._follows = unselected(squared, self.selected_fraction, self._rules().mask, self.mask_scope)
 
     @torch.no_grad()
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
@@ -153,6 +224,9 @@ class PSMT(Strategy):
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Anchor the student, and merge the experience's batch-Fisher into the mean."""
+        if self._stream is not None:
+            self._stream.watch.end()
+            return
         self._n_old = model.n_seen
         self._n_done += 1
         if self.penalty_strength == 0:
@@ -168,28 +242,59 @@ class PSMT(Strategy):
         self._anchor = {name: param.detach().clone() for name, param in model.named_parameters() if name in fisher}
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
-        """The teacher's logits, or the student's."""
+        """The teacher's logits, the student's, or their sum."""
+        if self._stream is not None:
+            return self._stream.predict(model, x)
         if self._teacher is None or self.predict_with == "student":
             return super().predict(model, x, task)
-        return logits_of(self._teacher, x)
+        answer = logits_of(self._teacher, x)
+        return answer + super().predict(model, x, task) if self.predict_with == "sum" else answer
 
     def metrics(self) -> Mapping[str, float]:
-        """Bytes of teacher, Fisher and anchor."""
+        """Bytes of teacher, Fisher and anchor; of an unlabelled stream also the mean entropy of the answers and the
+        part of weights that a step selects."""
+        if self._stream is not None:
+            return self._stream.metrics()
         return {"memory_bytes": n_bytes([*tensors_of(self._teacher), *self._fisher.values(), *self._anchor.values()])}
 
     def state_dict(self) -> dict[str, Any]:
         """Teacher, Fisher, anchor, counts and the generator."""
+        if self._stream is not None:
+            return {"stream": self._stream.state_dict()}
         return {"teacher": teacher_state(self._teacher), "fisher": dict(self._fisher), "anchor": dict(self._anchor),
                 "n_old": self._n_old, "n_done": self._n_done, "n_steps": self._n_steps,
                 "generator": self._generator.get_state()}
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
+        if self._stream is not None:
+            self._stream.load_state_dict(model, state["stream"])
+            return
         self._teacher = restored_teacher(model, state["teacher"])
         self._fisher = {name: value.to(model.device) for name, value in state["fisher"].items()}
         self._anchor = {name: value.to(model.device) for name, value in state["anchor"].items()}
         self._n_old, self._n_done, self._n_steps = state["n_old"], state["n_done"], state["n_steps"]
         self._generator.set_state(state["generator"].cpu())
+
+    def _rules(self) -> Rules:
+        """The fields with the defaults of the variant filled in."""
+        is_release = self.variant == "release"
+        auto: Any = {"mask": "least" if is_release else "crucial", "anchor": "source" if is_release else "previous",
+                     "fisher": "source" if is_release else "previous", "predict_with": "sum",
+                     "consistency": "symmetric" if is_release else "cross_entropy"}
+        chosen: Any = {name: own if own != "auto" else auto[name] for name, own in (
+            ("mask", self.mask), ("anchor", self.anchor), ("fisher", self.fisher), ("consistency", self.consistency),
+            ("predict_with", self.predict_with))}
+        return Rules(
+            is_restored=is_release, sees_penalty=is_release, is_symmetric=chosen["consistency"] == "symmetric",
+            mask=chosen["mask"], anchor=chosen["anchor"], fisher=chosen["fisher"], answer=chosen["predict_with"],
+            momentum=0.999 if self.momentum is None else self.momentum, segment=self.segment,
+            n_views=self.n_views if self.n_views is not None else 0 if is_release else 32,
+            fisher_momentum=self.fisher_momentum, n_fisher_batches=self.n_fisher_batches, n_samples=self.n_samples,
+            fisher_batch_size=self.fisher_batch_size, penalty_strength=self.penalty_strength,
+            selected_fraction=self.selected_fraction, mask_scope=self.mask_scope,
+            confidence_gate=self.confidence_gate, has_class_factor=self.has_class_factor, statistics=self.statistics,
+            update_rule=self.update_rule, lr=self.lr, n_steps=self.n_steps)
 
     def _momentum(self) -> float:
         if self.momentum is not None:

@@ -13,9 +13,9 @@ from cl_framework.errors import ConfigError
 from cl_framework.evaluation import evaluate
 from cl_framework.fingerprint import fingerprint
 from cl_framework.frozen import read_tuned
+from cl_framework.scenario import FirstExperiences
 from cl_framework.scenarios._cut import Labelled
 from cl_framework.scenarios._split import Split
-from cl_framework.scenario import FirstExperiences
 from cl_framework.sources import ImageSet
 from cl_framework.types import Phase
 from cl_framework.winner import targets

@@ -15,7 +15,8 @@ from cl_framework.tuned import digest
 
 SEEDS = [0, 1, 2, 3, 4]
 GRIDS = {"train.lr": [0.1, 0.01, 0.001, 0.0001]}
-SHAPE = {"scenario": {"n_experiences": 2}, "model": {"name": "mlp"}, "setting": "class", "n_experiences": 2}
+SHAPE = {"scenario": {"n_experiences": 2}, "model": {"name": "mlp"}, "setting": "class",
+         "is_labelled": True, "n_experiences": 2}
 
 
 def run(seed, value, winner_hash):

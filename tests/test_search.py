@@ -120,4 +120,4 @@ def test_every_preset_says_how_it_is_used():
                                                                          preset_names("search")]
     assert {name for _, name in names} >= {"gtep", "gtep_lite", "fashion_to_mnist", "permuted", "rotated", "psmt"}
     for group, name in names:
-        assert headline(group, name).startswith("clf tune "), (group, name)
+        assert headline(group, name).startswith(("clf tune ", "clf protocol ")), (group, name)

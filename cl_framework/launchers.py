@@ -1,0 +1,138 @@
+"""Where runs are done, those of a product and those of a search: `launcher=sequential`, `local` or `ray`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from cl_framework.errors import ConfigError
+from cl_framework.pool import Outcomes, Work, through
+from cl_framework.registry import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What runs ask of the machines that do them; it is worked out only where it counts."""
+
+    need: Callable[[], int]
+    """Bytes that a worker takes beyond the libraries."""
+    gpu: Callable[[], int | None]
+    """Index of the GPU that they train on; None on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """A way to do runs. Fields are the keys of the command line."""
+
+    name: str = "sequential"
+    workers: int | None = None
+    """How many runs at once; as many as there are CPUs when None."""
+    address: str | None = None
+    """Of a Ray cluster; that of the variable RAY_ADDRESS when None, and without one a Ray is started here."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.name not in LAUNCHERS:
+            faults.append(unknown("launcher", self.name, LAUNCHERS))
+        elif self.address is not None and not LAUNCHERS[self.name].has_address:
+            others = ", ".join(name for name, way in LAUNCHERS.items() if way.has_address)
+            faults.append(f"ray_address={self.address} goes with launcher={others}, not with launcher={self.name}")
+        if self.workers is not None and self.workers < 1:
+            faults.append(f"workers must be a whole number of 1 or more, got {self.workers}")
+        if faults:
+            raise ConfigError(faults)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether runs are done in this process, one after the other."""
+        return LAUNCHERS[self.name].is_here
+
+    @property
+    def n_workers(self) -> int:
+        """How many runs at once, as far as this machine can tell."""
+        return 1 if self.is_here else self.workers or n_cpus()
+
+    def run(self, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
+        """Each task with what `work` made of it, in the order in which they end.
+
+        A task is asked for when there is room for it. One whose process died again and again has `pool.Lost`.
+
+        Raises:
+            ClfError: the workers cannot be had, or are gone.
+        """
+        return LAUNCHERS[self.name].run(self, work, tasks, load)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What a launcher does."""
+
+    run: Callable[[Launcher, Work, Iterable[Any], Load], Outcomes]
+    is_here: bool = False
+    has_address: bool = False
+
+
+def _sequential(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
+    """In this process."""
+    return ((task, work(task)) for task in tasks)
+
+
+def _local(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
+    """In processes of this machine, as many as its memory holds."""
+    from cl_framework.local_pool import processes
+    from cl_framework.machine import fitting
+
+    pool = processes()
+    n, note = fitting(launcher.n_workers, max(1, pool.base(work) + load.need()), pool.room)
+    if note is not None:
+        Console(stderr=True).print(note, highlight=False, soft_wrap=True)
+    pool.keep(n)
+    yield from through(pool, n, work, tasks)
+
+
+def _ray(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
+    """On a Ray cluster."""
+    from cl_framework.ray_pool import Cluster
+
+    gpu = load.gpu()
+    if gpu:
+        raise ConfigError(f"trainer.device={gpu} with launcher=ray: Ray picks the GPU of each run, and the run "
+                          "sees that one alone, as number 0; leave trainer.device out")
+    address = launcher.address or os.environ.get("RAY_ADDRESS")
+    pool = Cluster(address, launcher.n_workers, has_gpu=gpu is not None)
+    yield from through(pool, launcher.workers or pool.n_cpus, work, tasks)
+
+
+LAUNCHERS = {"sequential": Way(run=_sequential, is_here=True), "local": Way(run=_local),
+             "ray": Way(run=_ray, has_address=True)}
+"""Every launcher by its name."""
+
+_CHOSEN: ContextVar[Launcher | None] = ContextVar("launcher", default=None)
+
+
+@contextmanager
+def using(launcher: Launcher) -> Iterator[None]:
+    """Runs inside are done by this launcher."""
+    token = _CHOSEN.set(launcher)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
+
+def chosen(workers: int) -> Launcher:
+    """The launcher of this command; without one, processes of this machine where there are several workers."""
+    return _CHOSEN.get() or Launcher(name="local" if workers > 1 else "sequential", workers=workers)
+
+
+def n_cpus() -> int:
+    """CPUs that this process may use: its affinity and the quota of its control group count (joblib)."""
+    from joblib import cpu_count
+
+    return int(cpu_count())

@@ -1,0 +1,124 @@
+"""What runs will hold in memory, before they begin: their streams, copies of the network, a buffer, and one step.
+
+    need = sum over scenarios of (stores + labels and rows)
+           + max over runs of (8 W + 2 M r + max(2 B a, 5 * 1024 * l)) + 64 MiB
+
+W: bytes of the weights, M: rows of the buffers, r: bytes of a stored row, B: batch size, a: bytes that autograd keeps
+of one row, l: bytes of the largest layer's output for one row; a and l are measured with a forward pass. A replaying
+strategy doubles the batch; 1024 rows are evaluated at once. An estimate, not a bound: a
+strategy may hold what it likes. On a GPU weights, buffers and steps are in its memory, and the second line is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from cl_framework.config import Job
+from cl_framework.data import Dataset
+from cl_framework.launchers import Load
+from cl_framework.models import Model
+from cl_framework.protocol import build_model
+from cl_framework.scenario import Stream
+from cl_framework.seeding import untouched
+from cl_framework.types import n_bytes
+
+COPIES = 8
+"""Of the weights: themselves, gradients, two moments, three that a strategy keeps (teacher, anchor, importance), and
+one in the checkpoint that is being written."""
+WORKING = 64 * 2**20
+"""What the libraries take beyond that when they first train, bytes; measured: 24 to 50 MiB."""
+EVALUATED = 1024
+"""Rows that are evaluated at once."""
+ALIVE = 5
+"""Tensors of a layer's size at once: input, output, and what a convolution reorders (measured: 4.4)."""
+_INDEX = 24
+"""Bytes of a row's label, its place in the store and its place in an epoch."""
+
+
+def load_of(jobs: Sequence[Job], opened: Callable[[Job], Stream]) -> Load:
+    """What jobs ask of a machine.
+
+    Args:
+        jobs: the runs.
+        opened: gives the stream of a job.
+    """
+    distinct = {job.hash: job for job in jobs}.values()
+    return Load(need=lambda: need([(job, opened(job)) for job in distinct]), gpu=lambda: _largest_gpu(distinct))
+
+
+def need(runs: Sequence[tuple[Job, Stream]]) -> int:
+    """Bytes that one worker takes beyond the libraries, when it may get any of the runs.
+
+    Streams stay open. Orders and phases of one scenario read the same rows, which the system keeps once.
+    """
+    opened: dict[str, int] = {}
+    for job, stream in runs:
+        name = json.dumps(job.tree["scenario"], sort_keys=True)
+        opened[name] = max(opened.get(name, 0), stream_bytes(stream))
+    steps = [training_bytes(job, stream) for job, stream in runs if _gpu(job) is None]
+    return sum(opened.values()) + max(steps, default=0) + WORKING
+
+
+def stream_bytes(stream: Stream) -> int:
+    """Bytes of the stores behind a stream, each once, and of the indices into them."""
+    stores: dict[int, int] = {}
+    n = 0
+    for index in range(len(stream)):
+        for data in (stream[index].train, stream.test(index).data):
+            stores[data.store_id()] = data.store_bytes
+            n += len(data)
+    return sum(stores.values()) + _INDEX * n
+
+
+def training_bytes(job: Job, stream: Stream) -> int:
+    """Bytes of the network's copies, the buffers and one step."""
+    first = stream[0]
+    row = first.train.take(torch.arange(min(1, len(first.train)))).raw
+    fields: list[Mapping[str, object]] = [vars(part) for part in job.strategy.parts()]
+    sizes = [part.get("memory_size", 0) for part in fields]
+    n_kept = sum(size for size in sizes if isinstance(size, int))
+    with untouched():
+        model = build_model(job.architecture, stream.info, job.seed)
+        model.observe(first.classes, first.task)
+        weights = sum(value.numel() * value.element_size() for value in model.state_dict().values()
+                      if isinstance(value, Tensor))
+        kept, largest = _kept(model, first.train)
+    batch = min(job.recipe.batch_size, max(len(stream[index].train) for index in range(len(stream))))
+    asked = min(EVALUATED, max(len(stream.test(index).data) for index in range(len(stream))))
+    return COPIES * weights + 2 * n_kept * n_bytes(row) + max(2 * batch * kept, ALIVE * asked * largest)
+
+
+def _kept(model: Model, data: Dataset) -> tuple[int, int]:
+    """Bytes that autograd keeps for one row's backward pass, weights left out, and those of the largest tensor among
+    them; measured with two rows."""
+    own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
+    found: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    rows = data.take(torch.arange(min(2, len(data)))).raw
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model(model.preprocess(rows))
+        torch.nn.functional.cross_entropy(output.logits, torch.zeros(len(output.logits), dtype=torch.int64))
+    n = max(1, min(2, len(data)))
+    return sum(found.values()) // n, max(found.values(), default=0) // n
+
+
+def _largest_gpu(jobs: Iterable[Job]) -> int | None:
+    """The largest index of a GPU that the jobs name; None where they all train on a CPU."""
+    hardware = {(job.hardware.accelerator, job.hardware.device): job for job in jobs}
+    return max((gpu for job in hardware.values() if (gpu := _gpu(job)) is not None), default=None)
+
+
+def _gpu(job: Job) -> int | None:
+    """The index of the GPU that a job trains on; None on a CPU."""
+    device = job.hardware.trainer().strategy.root_device
+    return device.index or 0 if device.type == "cuda" else None
