@@ -63,7 +63,7 @@ def fresh(strategy: Strategy) -> Strategy:
 def toy_for(strategy: Strategy, sizes: Sequence[int] = (2, 2, 2), n_train: int = 22) -> Toy:
     """A toy stream that offers what the strategy needs."""
     if Need.UNLABELLED in strategy.needs:
-        return Toy(sizes=sizes, n_train=n_train, is_labelled=False, n_test=n_train)
+        return Toy(sizes=sizes, n_train=n_train, is_labelled=False, n_test=min(n_train, 40))
     setting = Setting.TASK if Need.TASK_LABELS in strategy.needs else Setting.CLASS
     return Toy(sizes=sizes, setting=setting, n_train=n_train)
 
