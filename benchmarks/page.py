@@ -9,6 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from page_protocol import speed as protocol_speed
+from page_protocol import two_phase
+
 from cl_framework.comparison import as_markdown
 from cl_framework.published import Comparison, Published
 from cl_framework.summaries import Stat
@@ -139,7 +142,8 @@ strategy state (buffer, count of rows seen, generators, teacher), metrics, place
 def main() -> None:
     """Write the page."""
     lines = ["# Results", "", "Written by `make page` from the records in `runs/reference`; do not edit.", ""]
-    lines += [line for name in TABLES for line in table(name)] + published() + kills() + speed()
+    lines += [line for name in TABLES for line in table(name)] + published() + two_phase() + protocol_speed()
+    lines += kills() + speed()
     (ROOT / "docs" / "results.md").write_text("\n".join(lines).rstrip() + "\n")
 
 
