@@ -18,13 +18,13 @@ def two_phase() -> list[str]:
     if not overstated.exists() or not comparison.exists():
         return [_TITLE, "", "It has not been run yet: `make protocol`.", ""]
     record, made = json.loads(overstated.read_text()), json.loads(comparison.read_text())
-    lines = [_TITLE, "", """The two-phase protocol tunes on Fashion-MNIST (10 random trials of 3 seeds over the grids that
-`clf show` prints, average incremental accuracy) and reports 5 seeds of the winner on MNIST and on the glyphs A to J,
-which tuning never opened. The conventional protocol runs the same search on the reported data set itself, and reports
-the winner's number in its own search. *Overstates* is the conventional number less the two-phase one on the same stream
-and the same seeds, with Student's 95 % interval over 3 seeds. The budget is small: the published protocol takes 30
-trials of 5 seeds. All networks are MLPs of two hidden layers, one epoch an experience, and each seed has its own order
-of classes.""", ""]
+    lines = [_TITLE, "", """The two-phase protocol tunes on Fashion-MNIST (10 random trials of 3 seeds over the
+grids that `clf show` prints, average incremental accuracy) and reports 5 seeds of the winner on MNIST and on the
+glyphs A to J, which tuning never opened. The conventional protocol runs the same search on the reported data set
+itself, and reports the winner's number in its own search. *Overstates* is the conventional number less the two-phase
+one on the same stream and the same seeds, with Student's 95 % interval over 3 seeds. The budget is small: the
+published protocol takes 30 trials of 5 seeds. All networks are MLPs of two hidden layers, one epoch an experience,
+and each seed has its own order of classes.""", ""]
     for scenario in dict.fromkeys(row["scenario"] for row in record["rows"]):
         lines += [f"### Reported on {NAMES[scenario]}", "",
                   "| strategy | tuned on Fashion-MNIST (rank) | two-phase, 5 seeds | 95 % (rank) | defaults | "
@@ -40,8 +40,8 @@ of classes.""", ""]
                 f"{_percent(claimed)} | {100 * row['overstates']:+.1f} | {_range(row['interval'], signed=True)} |")
         agreement = made["ranks"][scenario]
         mean = _mean([row["overstates"] for row in rows])
-        lines += ["", f"Mean overstatement {100 * mean:+.1f} points. Agreement of the ranks in tuning and here: Kendall's"
-                  f" tau-b {agreement['kendall_tau']:.2f}, Spearman {agreement['spearman']:.2f}.", ""]
+        lines += ["", f"Mean overstatement {100 * mean:+.1f} points. Agreement of the ranks in tuning and here: "
+                  f"Kendall's tau-b {agreement['kendall_tau']:.2f}, Spearman {agreement['spearman']:.2f}.", ""]
     return [*lines, *_commands([made["command"], *record["commands"]]), *_status(made), *_both_kinds()]
 
 
@@ -51,9 +51,9 @@ def _both_kinds() -> list[str]:
         return []
     made = json.loads(path.read_text())
     streams = list(made["ranks"])
-    lines = ["### Both kinds of transfer", "", """Tuned on five classes of Fashion-MNIST, reported on its other five, and on
-five of MNIST and of the glyphs: three experiences of 2, 2 and 1 classes. Average incremental accuracy, mean and
-Student's 95 % interval over 5 seeds.""", "",
+    lines = ["### Both kinds of transfer", "", """Tuned on five classes of Fashion-MNIST, reported on its other
+five, and on five of MNIST and of the glyphs: three experiences of 2, 2 and 1 classes. Average incremental accuracy,
+mean and Student's 95 % interval over 5 seeds.""", "",
              f"| strategy | tuned | {' | '.join(f'{NAMES[name]} (rank)' for name in streams)} |",
              "| --- |" + " ---: |" * (1 + len(streams))]
     for row in sorted(made["rows"], key=lambda row: made["ranks"][streams[0]]["ranks"][row["strategy"]][1]):
@@ -81,7 +81,8 @@ def speed() -> list[str]:
     return ["## The protocol's own speed", "",
             f"{found['runs']} runs of `er` on halves of Fashion-MNIST, from command to record: "
             f"{found['wall_seconds']:.0f} s on two cores, of which {100 * found['share_of_two_cores']:.0f} % were busy "
-            f"(aim: 300 s, 90 %). Load of the machine before it began: {found['load_before']}.", "", *_commands([found["command"]]),
+            f"(aim: 300 s, 90 %). Load of the machine before it began: {found['load_before']}.", "",
+            *_commands([found["command"]]),
             f"Commit {found['git_commit']}; Python {found['python']}, torch {found['torch']}. Record: "
             "`runs/reference/protocol_speed.json` (`python benchmarks/protocol_speed.py`).", ""]
 

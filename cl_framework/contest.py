@@ -99,16 +99,16 @@ def comparison_table(made: Mapping[str, Any], scenario: str) -> RenderableType:
     title = f"{made['protocol']} · tuned on {made['scenario']} · reported on {scenario}\n{made['metric']} % (rank)"
     caption = f"agreement of the ranks of the phases: {agreement}; {made['status']}"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None)
-    for heading in ("strategy", "tuned", "reported", "95 %", "defaults", "forgets", "parameters", "tuning"):
+    for heading in ("strategy", "tuned", "reported, 95 %", "defaults", "forgets", "weights", "search"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right", overflow="fold")
     for row in sorted(made["rows"], key=lambda row: ranks["ranks"][row["strategy"]][1]):
         own, (before, after) = row["evaluation"][scenario], ranks["ranks"][row["strategy"]]
         ends = own["result"]["interval"]
+        half_width = "" if ends is None else f" ± {50 * (ends[1] - ends[0]):.1f}"
         table.add_row(
             row["strategy"], f"{percent(row['tuning']['mean'])} ({before:g})",
-            f"{percent(own['result']['mean'])} ({after:g})",
-            "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}", percent(own["default"]),
-            percent(own["forgetting"]), "" if own["n_parameters"] is None else f"{own['n_parameters']:,.0f}",
+            f"{percent(own['result']['mean'])}{half_width} ({after:g})", percent(own["default"]),
+            percent(own["forgetting"]), "" if own["n_parameters"] is None else f"{own['n_parameters'] / 1000:,.0f}k",
             time_text(row["tuning_cost"]["train_seconds"]))
     tests = made.get("tests", {}).get(scenario)
     return table if tests is None else Lines(table, "", PairingTable(tests), "")
@@ -123,12 +123,14 @@ def _scenarios(records: Sequence[Record]) -> list[str]:
 def _row(part: Mapping[str, Any]) -> dict[str, Any]:
     return {"result": part["result"], "flavour": part["flavour"],
             "default": None if part["default"] is None else part["default"]["result"]["mean"],
-            "forgetting": _mean(part, "forgetting/max"), "n_parameters": _mean(part, "n_parameters"),
+            "forgetting": _mean(part, "forgetting/max", "source_forgetting"),
+            "n_parameters": _mean(part, "n_parameters"),
             "train_seconds": _mean(part, "train_seconds"), "memory_bytes": _mean(part, "memory_bytes")}
 
 
-def _mean(part: Mapping[str, Any], name: str) -> float | None:
-    values = [run["metrics"][name] for run in part["runs"] if name in run["metrics"]]
+def _mean(part: Mapping[str, Any], *names: str) -> float | None:
+    """The mean of whichever of some metrics the runs have."""
+    values = [run["metrics"][name] for run in part["runs"] for name in names if name in run["metrics"]]
     return sum(values) / len(values) if values else None
 
 
