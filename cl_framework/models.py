@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,9 @@ class Model(nn.Module):
 @dataclass(kw_only=True)
 class Architecture(ABC):
     """A family of networks: `model=` on the command line. Its fields are its configuration."""
+
+    brings_weights: ClassVar[bool] = False
+    """Its networks are trained already, body and head."""
 
     head: Literal["whole", "growing", "full"] = "whole"
     """Rows of the head: allocated once and used as classes appear, added with every experience, or all used from the

@@ -48,13 +48,21 @@ def give_weights(model: Model, stream: Stream, architecture: Architecture, recip
         observer: is told of the training.
 
     Raises:
-        ConfigError: a file of weights is missing or of another network.
+        ConfigError: a file of weights is missing or of another network; the stream counts on a model that brings its
+            weights and this one does not, or the reverse.
         ClfError: the training stopped, or the weights cannot be written.
     """
     needed = stream.pretraining
     if needed is None:
         return
+    if needed.is_brought and not architecture.brings_weights:
+        raise ConfigError("scenario.source=model counts on a model that is trained already, and this one starts with "
+                          "random weights; use scenario.source=train, or model=robustbench")
+    if needed.path is None and architecture.brings_weights and not needed.is_brought:
+        raise ConfigError("the model is trained already; use scenario.source=model")
     model.observe(range(stream.info.n_classes))
+    if needed.is_brought:
+        return
     if needed.path is not None:
         _put(model, _read(Path(needed.path).expanduser()), needed.path)
         return

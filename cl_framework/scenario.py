@@ -22,6 +22,7 @@ class Pretraining:
         data: labelled rows, of the shape of the stream's.
         name, digest: what they are, for the record and the cache.
         path: a file with the weights of a model that has learned them; null trains one.
+        is_brought: the model brings its weights with it; nothing is loaded and nothing trained.
         seed: of its training; the run's own when None.
     """
 
@@ -29,6 +30,7 @@ class Pretraining:
     name: str
     digest: str
     path: str | None = None
+    is_brought: bool = False
     seed: int | None = None
 
 

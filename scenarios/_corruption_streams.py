@@ -67,7 +67,8 @@ class CorruptionStreams(Scenario):
     batch_size: int = bounded(200, low=1)
     """Rows that arrive together."""
     source: str = "train"
-    """`train`: the model learns the clean training rows first, by the recipe; else a file with its weights."""
+    """`train`: the model learns the clean training rows first, by the recipe; `model`: it is trained already, as
+    `model=robustbench` is; else a file with its weights."""
     source_seed: int | None = None
     """Seed of that training; null takes the seed of each run."""
 
@@ -118,7 +119,7 @@ class CorruptionStreams(Scenario):
         stream = ResidentStream(info, parts, provenance={data.name: images.digest, self.title(): digest})
         stream.pretraining = Pretraining(
             data=Dataset(images.train_x, images.train_y), name=data.name, digest=images.digest, seed=self.source_seed,
-            path=None if self.source == "train" else self.source)
+            path=None if self.source in ("train", "model") else self.source, is_brought=self.source == "model")
         return stream
 
     def _names(self, phase: Phase) -> list[str]:

@@ -49,7 +49,7 @@ class ImageNetC(CorruptionStreams):
         """The chosen validation images, cropped as the corrupted ones are."""
         if self.source == "train":
             raise ConfigError("scenario=imagenetc has no training rows; give the weights of a trained model with "
-                              "scenario.source=FILE")
+                              "scenario.source=FILE, or scenario.source=model with model=robustbench")
         val, chosen = cache_folder() / "imagenetc" / "val", self._chosen()
         classes = sorted(folder.name for folder in val.iterdir() if folder.is_dir())
         rows, digest = self._decoded("clean", val, chosen)
