@@ -68,7 +68,7 @@ class CorruptionStreams(Scenario):
     """Rows that arrive together."""
     source: str = "train"
     """`train`: the model learns the clean training rows first, by the recipe; `model`: it is trained already, as
-    `model=robustbench` is; else a file with its weights."""
+    `model=robustbench` is, and takes pixels in [0, 1]; else a file with its weights."""
     source_seed: int | None = None
     """Seed of that training; null takes the seed of each run."""
 
@@ -111,10 +111,11 @@ class CorruptionStreams(Scenario):
         parts = [Part(train=made[experience], test=test, classes=tuple(range(len(data.class_names))),
                       class_names=data.class_names, name=self._title(experience, number))
                  for number in range(self.rounds) for experience in experiences]
+        # a model that brings its weights normalises by itself
+        mean, std = ((0.0,), (1.0,)) if self.source == "model" else (data.mean or (0.0,), data.std or (1.0,))
         info = StreamInfo(n_experiences=len(parts), n_classes=len(data.class_names), setting=Setting.DOMAIN,
-                          input_shape=tuple(images.test_x.shape[1:]), offers=self.offers, mean=data.mean or (0.0,),
-                          std=data.std or (1.0,), augment=data.augment, is_labelled=False, batch_size=self.batch_size,
-                          n_rounds=self.rounds)
+                          input_shape=tuple(images.test_x.shape[1:]), offers=self.offers, mean=mean, std=std,
+                          augment=data.augment, is_labelled=False, batch_size=self.batch_size, n_rounds=self.rounds)
         digest = hashlib.sha256(repr([(domain, found[domain][1]) for domain in sorted(found)]).encode()).hexdigest()
         stream = ResidentStream(info, parts, provenance={data.name: images.digest, self.title(): digest})
         stream.pretraining = Pretraining(

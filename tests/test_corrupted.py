@@ -238,3 +238,10 @@ def test_bad_fields(fields: dict[str, Any], words: str) -> None:
 def test_data_sets_that_are_no_images() -> None:
     with pytest.raises(ConfigError, match="unknown dataset 'digitz'; did you mean 'digits'"):
         Corrupted(dataset="digitz").open(Phase.SINGLE, None)
+
+
+def test_a_model_that_brings_its_weights_gets_pixels_as_they_are() -> None:
+    own, trained = (Corrupted(dataset="digits", corruptions=["contrast"], source=source).open(Phase.SINGLE, None)
+                    for source in ("train", "model"))
+    assert (trained.info.mean, trained.info.std) == ((0.0,), (1.0,)) != (own.info.mean, own.info.std)
+    assert trained.pretraining is not None and trained.pretraining.is_brought and trained.pretraining.path is None
