@@ -53,7 +53,7 @@ class Bank:
     def offer(self, row: Tensor, label: int, uncertainty: float) -> None:
         """Offer a row [...], with its predicted label and the entropy of the prediction."""
         if self._rows.numel() == 0:
-            self._rows = row.new_empty((self.capacity, *row.shape))
+            self._rows = row.new_zeros((self.capacity, *row.shape))
         slot = self._slot_for(label, self._score(0, uncertainty))
         if slot is not None:
             self._rows[slot].copy_(row)
