@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: help train test check reference reproduce protocol kills bench page clean
+.PHONY: help train test check reference reproduce protocol adaptation kills bench page clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -37,6 +37,9 @@ reproduce: .venv/ready  ## the published tables of docs/results.md (hours on two
 
 protocol: .venv/ready  ## both protocols on Fashion-MNIST, MNIST and glyphs (an hour on two cores; goes on where it stopped)
 	@$(BIN)/python benchmarks/two_phase.py
+
+adaptation: .venv/ready  ## test-time adaptation on corrupted Fashion-MNIST and MNIST (an hour on two cores; goes on)
+	@$(BIN)/python benchmarks/adaptation.py
 
 kills: .venv/ready  ## 40 kills at random moments, each taken up again
 	@$(BIN)/python benchmarks/kills.py

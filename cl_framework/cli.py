@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cl_framework import __version__, looking, working
+from cl_framework import __version__, looking, merge_files, working
 from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.grammar import Command, parse
 from cl_framework.registry import see_current_folder, unknown
@@ -22,6 +22,7 @@ clf VERB {KEY=VALUES}        continual-learning experiments
   clf tune scenario=split_digits strategy=er,lwf protocol=gtep_lite    search hyperparameters on the tuning stream
   clf evaluate tuned=PATH                                   the winner on the evaluation stream, and its protocol record
   clf protocol scenario=split_digits strategy=er,lwf protocol=gtep_lite    both phases for several strategies
+  clf merge base=A experts=B,C method=opcm out=E            models of one base, in safetensors files, become one
   clf report runs=PATH format=text|json|csv|markdown        mean, deviation and n over seeds
   clf report runs=PATH experiment=hsu2018                   the same beside published numbers
   clf list [kind=strategy|scenario|model|metric|dataset|experiment]    what there is
@@ -95,6 +96,7 @@ VERBS: dict[str, Callable[[Command], int]] = {
     "train": working.train_verb, "tune": working.tune_verb, "evaluate": working.evaluate_verb,
     "protocol": working.protocol_verb, "resume": working.resume_verb, "report": looking.report_verb,
     "list": looking.list_verb, "show": looking.show_verb, "check": looking.check_verb, "data": looking.data_verb,
+    "merge": merge_files.merge_verb,
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,10 +35,12 @@ class Configuration:
     Attributes:
         digest: equal for runs that differ in seed, order seed, tracking or checkpoint interval alone; None: not known.
         scenario: the fields of the scenario, without its name, as JSON; empty where they are not known.
+        fields: those of all else that counts, by their keys on the command line, as JSON; empty where not known.
     """
 
     digest: str | None = None
     scenario: str = ""
+    fields: str = ""
 
 
 UNKNOWN = Configuration()
@@ -60,22 +62,37 @@ def read_configuration(folder: Path, config_hash: str) -> Configuration:
         return UNKNOWN
     fields = {name: value for name, value in tree["scenario"].items() if name != "name"}
     scenario = json.dumps(fields, sort_keys=True) if fields else ""
+    rest = {key: value for key, value in tree.items() if isinstance(value, dict) and key != "scenario"}
     tree |= _code(tree)
     if hash_of(tree) != config_hash:
         return Configuration(scenario=scenario)
-    return Configuration(scenario=scenario, digest=hash_of({key: value for key, value in tree.items()
-                                                            if key != "order_seed"}))
+    return Configuration(scenario=scenario, fields=json.dumps(dict(_flat(_counted(rest), "")), sort_keys=True),
+                         digest=hash_of({key: value for key, value in tree.items() if key != "order_seed"}))
 
 
 def hash_of(tree: Mapping[str, Any]) -> str:
     """The hash of a configuration without what does not change a run's group."""
-    copy = json.loads(json.dumps(tree))
+    return hashlib.sha256(json.dumps(_counted(tree), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _counted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of what counts."""
+    copy: dict[str, Any] = json.loads(json.dumps(tree))
     for *path, last in _NO_HASH:
         branch = copy
         for key in path:
             branch = branch.get(key, {})
         branch.pop(last, None)
-    return hashlib.sha256(json.dumps(copy, sort_keys=True).encode()).hexdigest()[:10]
+    return copy
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """The leaves below a key, by dotted keys."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _code(tree: Mapping[str, Any]) -> dict[str, dict[str, str]]:

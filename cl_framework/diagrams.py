@@ -83,7 +83,7 @@ def critical_difference_diagram(ranks: Mapping[str, float], difference: float, p
     for group, row in zip(groups, rows, strict=True):
         axes.plot([x(ranks[group[0]]) - 0.04, x(ranks[group[-1]]) + 0.04], [axis - 0.1 * (row + 1)] * 2, "k-",
                   linewidth=3, solid_capstyle="butt")
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def tuning_evaluation_slope(ranks_tuning: Mapping[str, float], ranks_evaluation: Mapping[str, float],
@@ -124,12 +124,21 @@ def tuning_evaluation_slope(ranks_tuning: Mapping[str, float], ranks_evaluation:
         heights = [top - _LINE * before, top - _LINE * after]
         axes.plot(ends, heights, color=color, linestyle=style, linewidth=1.4)
         axes.plot(ends, heights, "o", color="0.2", markersize=3.5)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def _check(names: Sequence[str], path: Path) -> None:
     if len(names) < 2:
         raise ConfigError(f"a diagram of ranks compares two strategies or more, got {', '.join(names)}")
+    check_suffix(path)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file of another kind.
+
+    Raises:
+        ConfigError: names the kinds that there are.
+    """
     if path.suffix not in _METADATA:
         raise ConfigError(f"cannot draw {path}; expected a file that ends in {', '.join(_METADATA)}")
 
@@ -157,7 +166,8 @@ def _page(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _written(figure: Figure, path: Path) -> Figure:
+def written(figure: Figure, path: Path) -> Figure:
+    """Write a figure, the same bytes for the same figure; the figure."""
     content = io.BytesIO()
     with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "ranks"}):
         figure.savefig(content, format=path.suffix[1:], metadata=_METADATA[path.suffix])

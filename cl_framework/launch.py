@@ -25,7 +25,7 @@ from cl_framework.models import Model
 from cl_framework.observer import Observers
 from cl_framework.pool import Lost
 from cl_framework.pretraining import give_weights
-from cl_framework.progress import progress_for
+from cl_framework.progress import progress_before, progress_for
 from cl_framework.protocol import build_model, check_needs, check_recipe, run_stream
 from cl_framework.runs import RunFolder, Writer, summarise
 from cl_framework.scenario import FirstExperiences, Stream
@@ -121,8 +121,7 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
 
 def prepare_model(job: Job, stream: Stream, model: Model, console: Console) -> None:
     """Give a model what it must have learned before its stream begins: from the cache, else trained here."""
-    label = f"{job.name('model')} of {job.name('scenario')}, before the stream"
-    progress = progress_for(console, label)
+    progress = progress_before(console, label_of(job), job.name("model"))
     try:
         give_weights(model, stream, job.architecture, job.recipe, seed=job.seed, hardware=job.hardware,
                      observer=progress)

@@ -114,6 +114,8 @@ class Measure:
 
 DEFAULT = Measure()
 """What strategies are compared by when nothing is asked for."""
+ONLINE_ERROR = Measure(name="online_error", is_higher_better=False)
+"""The same on unlabelled streams."""
 
 
 def pair(values: Values, measure: Measure, reference: str | None = None) -> Pairing | None:

@@ -31,14 +31,14 @@ class PairingTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         yield Text(title(self._plain))
         rows = _rows(self._plain)
-        for gap in (" ", "\n"):
+        for gap, sign in ((" ", "="), ("\n", "="), ("\n", "=\n")):
             table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
             for place, heading in enumerate(_HEADINGS.values()):
                 table.add_column(heading, justify="right" if place else "left", overflow="fold",
                                  max_width=None if place else _LONGEST_NAME)
             for name, *cells in rows:
                 broken = (Text(cell.replace(" to ", f"{gap}to ")) for cell in cells)
-                table.add_row(Text(name.replace(" ", gap)), *broken)
+                table.add_row(Text(name.replace(" ", gap).replace("=", sign)), *broken)
             if Measurement.get(console, options.update(max_width=10_000), table).maximum <= options.max_width:
                 yield table
                 break

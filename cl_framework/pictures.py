@@ -1,10 +1,15 @@
-"""Writes the diagrams of ranks, each as .svg, .pdf and .png. Matplotlib is imported when the first one is drawn."""
+"""Writes diagrams of ranks and curves of errors, each as .svg, .pdf and .png.
+
+Matplotlib is imported when the first one is drawn.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from cl_framework.error_rows import ErrorCurve
 
 _SUFFIXES = (".svg", ".pdf", ".png")
 
@@ -40,6 +45,22 @@ def draw_slopes(ranks: Mapping[str, Sequence[float]], folder: Path, stem: str) -
     paths = _paths(folder, stem)
     for path in paths:
         tuning_evaluation_slope(before, after, path)
+    return paths
+
+
+def draw_errors(curves: Mapping[str, ErrorCurve], folder: Path, stem: str) -> list[Path]:
+    """Write the online error over the stream; the files.
+
+    Args:
+        curves: by strategy.
+        folder: where.
+        stem: what the files are called; signs that no file name should have become underscores.
+    """
+    from cl_framework.error_curve import error_curve
+
+    paths = _paths(folder, stem)
+    for path in paths:
+        error_curve(curves, path)
     return paths
 
 

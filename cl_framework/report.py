@@ -19,21 +19,24 @@ from rich.console import Console, RenderableType
 from rich.console import Group as Lines
 from rich.text import Text
 
+from cl_framework.columns import columns, flat, is_labelled, measure_of, parts
 from cl_framework.configuration import Configuration
+from cl_framework.error_rows import curves_as_csv, error_curves, error_rows
+from cl_framework.error_table import ErrorTable, error_markdown
 from cl_framework.errors import ConfigError
 from cl_framework.estimates import Estimate, estimate
-from cl_framework.pairing import DEFAULT, Measure
+from cl_framework.files import write_atomic
+from cl_framework.pairing import DEFAULT, ONLINE_ERROR, Measure
 from cl_framework.pairing_table import PairingTable
 from cl_framework.pairing_table import as_markdown as pairing_markdown
 from cl_framework.registry import unknown
+from cl_framework.row_labels import by_hash, changed
 from cl_framework.sheets import Sheet, sheets
 from cl_framework.summaries import Group, Runs, Summary, group, parse_summary, read_runs, with_configuration
 from cl_framework.tables import (
     GroupsTable,
     cells,
-    columns,
     conditions,
-    flat,
     interval_cell,
     one_run,
     path_line,
@@ -87,9 +90,10 @@ def report(path: Path, style: str = "text", metric: str = DEFAULT.name, against:
 
 
 def _measure(name: str, found: Sequence[Group]) -> Measure:
-    """What is known of a metric; its plugin is imported, but for the one that is compared without being named."""
-    if name == DEFAULT.name:
-        return DEFAULT
+    """What is known of a metric; its plugin is imported, but for those that are compared without being named."""
+    for known in (DEFAULT, ONLINE_ERROR):
+        if name == known.name:
+            return known
     names = {known for each in found for known in each.metrics}
     if name not in names:
         raise ConfigError(unknown("metric", name, names))
@@ -98,15 +102,22 @@ def _measure(name: str, found: Sequence[Group]) -> Measure:
     for metric in installed_metrics():
         if metric.name == name:
             return Measure(name=name, is_higher_better=metric.higher_is_better,
-                           is_percent=metric.axis in ("stability", "plasticity", "transfer"))
+                           is_percent=metric.axis in ("stability", "plasticity", "transfer", "calibration"))
     raise ConfigError(f"nothing says whether more of '{name}' is better; compare a metric of `clf list kind=metric`")
 
 
 def _drawn(found: Sequence[Sheet], folder: Path) -> Iterator[str]:
-    """Draw the ranks of each table; a line for each file, and for each table that has none."""
-    from cl_framework.pictures import draw_ranks
+    """Draw the ranks of each table, and errors over its stream; a line for each file, and for a table without ranks."""
+    from cl_framework.pictures import draw_errors, draw_ranks
 
     for sheet in found:
+        curves = {} if is_labelled(sheet.rows) else error_curves(sheet.labels, sheet.rows)
+        if curves:
+            stem = "online_error" if len(found) == 1 else f"online_error {sheet.title}"
+            files = draw_errors(curves, folder, stem)
+            table = files[0].with_suffix(".csv")
+            write_atomic(table, curves_as_csv(curves))
+            yield from (f"wrote {file}" for file in (*files, table))
         ranking = None if sheet.pairing is None else sheet.pairing.ranking
         if ranking is None:
             yield f"no diagram of {sheet.title}: it takes two strategies with two shared pairs"
@@ -148,11 +159,14 @@ def _tables(found: Sequence[Group], measure: Measure, against: str | None, *, is
             ) -> Iterator[RenderableType]:
     for sheet in sheets(found, measure, against):
         yield Text(sheet.title, style="bold")
-        yield GroupsTable(sheet.labels, sheet.rows, measure)
-        lines = [uneven_orders(sheet.labels, sheet.rows),
-                 *(sources(*row, measure) for row in zip(sheet.labels, sheet.rows, strict=True))]
+        yield GroupsTable(sheet.labels, sheet.rows, sheet.measure)
+        named = [*zip(sheet.labels, sheet.rows, strict=True)]
+        lines = [*(changed(each, label) for label, each in named), uneven_orders(sheet.labels, sheet.rows),
+                 *(sources(label, each, sheet.measure) for label, each in named)]
         yield from (Text(line) for line in lines if line)
         yield Text("")
+        errors = None if is_labelled(sheet.rows) else error_rows(sheet.labels, sheet.rows)
+        yield from () if errors is None else (ErrorTable(errors), Text(""))
         if is_compared and sheet.pairing is not None:
             yield PairingTable(sheet.pairing.plain())
             yield Text("")
@@ -160,7 +174,8 @@ def _tables(found: Sequence[Group], measure: Measure, against: str | None, *, is
             yield Text(f"not compared: {sheet.reason}")
             yield Text("")
     over = "runs" if any(isinstance(each.order_seed, tuple) for each in found) else "seeds"
-    yield Text(f"accuracies in %, mean ± sample standard deviation over n {over}; 95 %: Student's interval of the mean")
+    what = " and ".join("accuracies" if is_labelled(part) else "errors and forgetting" for part in parts(found))
+    yield Text(f"{what} in %, mean ± sample standard deviation over n {over}; 95 %: Student's interval of the mean")
 
 
 def _warnings(found: Sequence[Group]) -> list[Text]:
@@ -234,26 +249,39 @@ def _line(known: Estimate | None) -> tuple[object, ...]:
 
 
 def as_markdown(found: Sequence[Group], measure: Measure = DEFAULT, against: str | None = None) -> str:
-    """A table with the main metrics in percent, and for each table of strategies their comparison."""
-    shown = columns(measure)
+    """The main metrics in percent, a table for each kind of stream; then the comparison of each table of strategies."""
+    text: list[str] = []
+    tables = sheets(found, measure, against)
+    names = {id(each): each.strategy if label == by_hash(each) else label for sheet in tables
+             for label, each in zip(sheet.labels, sheet.rows, strict=True)}
+    for part in parts(found):
+        text += [*([""] if text else []), *_markdown(part, names, measure_of(part, measure))]
+    for sheet in tables:
+        named = [*zip(sheet.labels, sheet.rows, strict=True)]
+        lines = [line for label, each in named for line in (changed(each, label), sources(label, each, sheet.measure))]
+        errors = None if is_labelled(sheet.rows) else error_rows(sheet.labels, sheet.rows)
+        sections = [[f"- {line}" for line in lines if line], [] if errors is None else error_markdown(errors),
+                    [] if sheet.pairing is None else pairing_markdown(sheet.pairing.plain())]
+        if any(sections):
+            text += ["", f"### {sheet.title}"]
+            text += [line for section in sections if section for line in ("", *section)]
+    return "\n".join(text).rstrip()
+
+
+def _markdown(found: Sequence[Group], names: Mapping[int, str], measure: Measure) -> list[str]:
+    """One table, of groups that all learned from labels, or all without; names by the identity of a group."""
+    shown = columns(found, measure)
     place = [*shown].index(measure.name) + 1
     heading = ["scenario", "strategy", "model", "protocol", "config", "n", *map(flat, shown.values()), "seconds"]
     heading.insert(6 + place, "95 %")
     rows = []
     for each in found:
-        own = cells(each, measure)
+        own = cells(each, shown, measure)
         own.insert(place, interval_cell(each, measure) or "-")
-        rows.append([each.scenario, each.strategy, each.model, conditions([each]), each.config_hash[:8], str(each.n),
+        rows.append([each.scenario, names[id(each)], each.model, conditions([each]), each.config_hash[:8], str(each.n),
                      *own])
     lines = [heading, ["---"] * 6 + ["---:"] * (len(heading) - 6), *rows]
-    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    for sheet in sheets(found, measure, against):
-        deviations = [f"- {line}" for line in (sources(*row, measure) for row in
-                                              zip(sheet.labels, sheet.rows, strict=True)) if line]
-        if sheet.pairing is not None or deviations:
-            text += ["", f"### {sheet.title}", "", *deviations, *([""] if deviations else []),
-                     *([] if sheet.pairing is None else pairing_markdown(sheet.pairing.plain()))]
-    return "\n".join(text).rstrip()
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Group], Measure, str | None], str]] = {

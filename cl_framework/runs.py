@@ -6,14 +6,17 @@ import csv
 import fcntl
 import io
 import json
+import math
 import platform
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, asdict, astuple, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import yaml
@@ -21,12 +24,17 @@ import yaml
 from cl_framework.config import Job, from_tree
 from cl_framework.configuration import hash_of
 from cl_framework.errors import Busy, ConfigError
+from cl_framework.experience import Experience
+from cl_framework.experience_figures import COLUMNS, Seen, figures_of
 from cl_framework.files import write_atomic, write_json
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.types import Phase, StreamInfo
 
 _PACKAGES = ("torch", "lightning", "torchmetrics", "avalanche-lib", "omegaconf", "wandb", "numpy", "cl-framework")
+
+_SEEN: WeakKeyDictionary[StreamRecord, dict[int, Seen]] = WeakKeyDictionary()
+"""What the experiences behind a record said of themselves, by index; told to its `Writer`, for its summary."""
 
 
 class RunFolder:
@@ -158,20 +166,38 @@ class RunFolder:
 
 
 class Writer(Observer):
-    """Keeps metrics.jsonl, accuracy.csv and steps.csv of a run; rewritten from the record, so a resume loses none."""
+    """Keeps metrics.jsonl, accuracy.csv, experiences.csv and steps.csv of a run.
+
+    They are rewritten from the record, so a resume loses none; names of experiences are on the disk before they begin.
+    """
 
     def __init__(self, folder: RunFolder, every: int) -> None:
         self._path, self._every = folder.path, every
         self._steps: list[list[str]] = []
+        self._seen: dict[int, Seen] = {}
+        self._record: StreamRecord | None = None
 
     def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Drop what a killed run wrote beyond its last checkpoint."""
-        file = self._path / "steps.csv"
-        if file.exists():
-            rows = csv.reader(file.read_text(errors="replace").replace("\0", "").splitlines()[1:])
-            self._steps = [row for row in rows if len(row) == 4 and row[0].isdecimal()
-                           and int(row[0]) <= cursor.stream_step]
+        self._steps = [row for row in self._lines("steps.csv") if len(row) == 4 and row[0].isdecimal()
+                       and int(row[0]) <= cursor.stream_step]
+        self._seen = {int(row[0]): Seen(row[1] or None, int(row[2])) for row in self._lines("experiences.csv")
+                      if len(row) == len(COLUMNS) + 1 and row[0].isdecimal() and row[2].isdecimal()}
+        self._record = record
+        _SEEN[record] = self._seen
         self._write(record)
+
+    def _lines(self, name: str) -> list[list[str]]:
+        """The lines below the header of what an earlier process wrote, however damaged."""
+        file = self._path / name
+        text = file.read_text(errors="replace") if file.exists() else ""
+        return list(csv.reader(text.replace("\0", "").splitlines()[1:]))
+
+    def experience_started(self, experience: Experience, n_steps: int) -> None:
+        """Note what it says of itself."""
+        if self._seen.get(experience.index) != Seen.of(experience):
+            self._seen[experience.index] = Seen.of(experience)
+            self._write_experiences()
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Note the mean loss of a chunk, now and then."""
@@ -191,19 +217,30 @@ class Writer(Observer):
         lines = []
         for index in range(record.n_done):
             row = record.accuracy[index, : index + 1].tolist()
-            lines.append(json.dumps({"experience": index, "accuracy": row, "average_accuracy": sum(row) / len(row),
+            lines.append(json.dumps({"experience": index, "accuracy": [_number(value) for value in row],
+                                     "average_accuracy": _number(sum(row) / len(row)),
                                      "seconds": float(record.seconds[index]),
                                      "strategy": record.strategy_metrics[index]}))
         write_atomic(self._path / "metrics.jsonl", "".join(line + "\n" for line in lines))
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(record.rows())
-        write_atomic(self._path / "accuracy.csv", table.getvalue())
+        self._write_table("accuracy.csv", record.rows())
+        self._write_experiences()
         self._write_steps()
 
+    def _write_experiences(self) -> None:
+        assert self._record is not None
+        measured = figures_of(self._record, self._seen)
+        rows = [(index, *astuple(each)) for index, each in enumerate(measured)]
+        rows += [(index, *seen, *[""] * (len(COLUMNS) - 2)) for index, seen in sorted(self._seen.items())
+                 if index >= len(measured)]
+        self._write_table("experiences.csv", [("experience", *COLUMNS), *rows])
+
     def _write_steps(self) -> None:
+        self._write_table("steps.csv", [("stream_step", "experience", "epoch", "loss"), *self._steps])
+
+    def _write_table(self, name: str, rows: Sequence[Sequence[object]]) -> None:
         table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows([("stream_step", "experience", "epoch", "loss"), *self._steps])
-        write_atomic(self._path / "steps.csv", table.getvalue())
+        csv.writer(table, lineterminator="\n").writerows(rows)
+        write_atomic(self._path / name, table.getvalue())
 
 
 def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
@@ -217,12 +254,28 @@ def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
                        if name != "memory_bytes"},
                     **compute_all(record, installed_metrics())},
         "accuracy_matrix": _nullable(record.accuracy), "task_accuracy_matrix": _nullable(record.task_accuracy),
+        "strategy_fields": _changed(job),
+        "experiences": [asdict(each) for each in figures_of(record, _SEEN.get(record, {}))],
         "seconds": float(record.seconds.sum()), "status": "finished",
     }
 
 
+def _changed(job: Job) -> dict[str, Any]:
+    """The fields of a strategy that are not at their defaults, by part and name."""
+    found = dict[str, Any]()
+    for part, name in zip(job.strategy.parts(), job.name("strategy").split("+"), strict=True):
+        defaults = {spec.name: spec.default if spec.default_factory is MISSING else spec.default_factory()
+                    for spec in fields(part)}
+        found |= {f"{name}.{key}": value for key, value in job.tree["strategy"][name].items() if defaults[key] != value}
+    return found
+
+
 def _nullable(matrix: torch.Tensor) -> list[list[float | None]]:
-    return [[None if value != value else value for value in row] for row in matrix.tolist()]
+    return [[_number(value) for value in row] for row in matrix.tolist()]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def git_commit() -> str | None:

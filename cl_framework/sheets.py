@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from cl_framework.columns import measure_of
 from cl_framework.errors import ConfigError
 from cl_framework.pairing import FEWEST, Measure, Pairing, pair
 from cl_framework.registry import unknown
+from cl_framework.row_labels import by_hash, labels_of
 from cl_framework.summaries import Group
 from cl_framework.tables import conditions
 
@@ -25,8 +27,9 @@ class Sheet:
 
     Attributes:
         title: scenario, model, order, phase and protocol.
-        labels: what each row is called: its strategy, with the hash where a strategy has several configurations.
+        labels: what each row is called, see `row_labels`.
         rows: the groups.
+        measure: what strategies are compared by.
         pairing: how the strategies compare; None where they cannot be compared.
         reason: why not; empty where there is but one.
     """
@@ -34,6 +37,7 @@ class Sheet:
     title: str
     labels: tuple[str, ...]
     rows: tuple[Group, ...]
+    measure: Measure
     pairing: Pairing | None
     reason: str
 
@@ -55,17 +59,17 @@ def sheets(found: Sequence[Group], measure: Measure, against: str | None) -> lis
 
     Args:
         found: groups in the order in which rows are wanted.
-        measure: what strategies are compared by.
+        measure: what strategies are compared by; `DEFAULT` is what suits each table, see `columns.measure_of`.
         against: a strategy, or its label, that the others are compared with; the best when None.
 
     Raises:
         ConfigError: no table has that strategy, or one has several of that name.
     """
     tables = [list(members) for _, members in groupby(sorted(found, key=_in_order), key=lambda each: each.conditions)]
-    labels = [_labels(rows) for rows in tables]
+    labels = [labels_of(rows) for rows in tables]
     titles = _titles(tables)
     known = {name for rows, names in zip(tables, labels, strict=True) for name in (*names, *(
-        each.strategy for each in rows))}
+        each.strategy for each in rows), *map(by_hash, rows))}
     if against is not None and against not in known:
         raise ConfigError(unknown("strategy", against, known))
     return [_sheet(*parts, measure, against) for parts in zip(titles, tables, labels, strict=True)]
@@ -76,11 +80,13 @@ def _in_order(each: Group) -> tuple[str, str, str, bool, str, str]:
 
 
 def _sheet(title: str, rows: Sequence[Group], labels: Sequence[str], measure: Measure, against: str | None) -> Sheet:
+    measure = measure_of(rows, measure)
     values = {label: each.values(measure.name) for label, each in zip(labels, rows, strict=True)}
     reference, reason = None, ""
     pairing = None
     if against is not None:
-        named = [label for label, each in zip(labels, rows, strict=True) if against in (label, each.strategy)]
+        named = [label for label, each in zip(labels, rows, strict=True)
+                 if against in (label, each.strategy, by_hash(each))]
         if len(named) > 1:
             raise ConfigError(f"'{against}' has several configurations in {title}; name one of them: "
                               + ", ".join(f"'against={label}'" for label in named))
@@ -91,13 +97,8 @@ def _sheet(title: str, rows: Sequence[Group], labels: Sequence[str], measure: Me
         reason = "" if pairing is not None else (
             f"no two strategies share {FEWEST} (order, seed) pairs" if reference is None else
             f"no strategy shares {FEWEST} (order, seed) pairs with {reference}")
-    return Sheet(title=title, labels=tuple(labels), rows=tuple(rows), pairing=pairing,
-                 reason=reason if len(rows) > 1 else "")
-
-
-def _labels(rows: Sequence[Group]) -> list[str]:
-    is_twice = len({each.strategy for each in rows}) < len(rows)
-    return [f"{each.strategy} {each.config_hash[:8]}" if is_twice else each.strategy for each in rows]
+    return Sheet(title=title, labels=tuple(labels), rows=tuple(rows), measure=measure,
+                 pairing=pairing, reason=reason if len(rows) > 1 else "")
 
 
 def _titles(tables: Sequence[Sequence[Group]]) -> list[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cl_framework.configuration import UNKNOWN, Configuration, read_configuration
 from cl_framework.errors import ConfigError, DataError
+from cl_framework.experience_figures import Figures, read_figures
 
 Matrix = tuple[tuple[float | None, ...], ...]
 """R[i][j]; None where not measured."""
@@ -54,6 +55,8 @@ class Summary:
     status: str
     folder: Path
     configuration: Configuration = UNKNOWN
+    experiences: tuple[Figures, ...] = ()
+    strategy_fields: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def block(self) -> Block:
@@ -119,6 +122,11 @@ class Group:
         return len(self.seeds)
 
     @property
+    def is_labelled(self) -> bool:
+        """Its stream came with labels: calibration is measured on unlabelled streams alone."""
+        return "calibration_error" not in self.metrics
+
+    @property
     def scenario_fields(self) -> str:
         """The fields of its scenario as JSON; empty where they are not known."""
         return self.runs[0].configuration.scenario if self.runs else ""
@@ -128,6 +136,17 @@ class Group:
         """What two groups share that may be compared."""
         return (self.scenario, self.model, self.scenario_fields, self.order_seed is not None, self.phase,
                 self.protocol)
+
+    @property
+    def strategy_fields(self) -> Mapping[str, object]:
+        """The fields of its strategy that are not at their defaults, by part and name; empty where not known."""
+        return self.runs[0].strategy_fields if self.runs else {}
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """Every field of its configuration but those of the scenario, by dotted keys; empty where not known."""
+        known: dict[str, object] = json.loads(self.runs[0].configuration.fields or "{}") if self.runs else {}
+        return known
 
     def values(self, metric: str) -> dict[Block, float]:
         """The metric of each run that has it, by block."""
@@ -203,6 +222,14 @@ def parse_summary(content: object, folder: Path) -> Summary:
         if not all(isinstance(row, list) and len(row) == len(matrix) and
                    all(value is None or _is_number(value) for value in row) for row in matrix):
             faults.append("'accuracy_matrix' is no square matrix of numbers and nulls")
+    experiences: tuple[Figures, ...] = ()
+    try:
+        experiences = read_figures(content.get("experiences", []))
+    except ValueError as error:
+        faults.append(f"'experiences' {error}")
+    changed = content.get("strategy_fields", {})
+    if not isinstance(changed, dict):
+        faults.append(f"'strategy_fields' is {changed!r}")
     if faults:
         raise DataError(f"{folder / 'summary.json'} is damaged: {', '.join(faults)}; remove it and give the command of "
                         "that run again")
@@ -211,7 +238,8 @@ def parse_summary(content: object, folder: Path) -> Summary:
                                             "config_hash", "seed", "seconds", "status")},
         git_commit=content["git_commit"] or "unknown",
         metrics={name: float(value) for name, value in content["metrics"].items() if _finite(value) is not None},
-        accuracy_matrix=tuple(tuple(_finite(value) for value in row) for row in matrix), folder=folder)
+        accuracy_matrix=tuple(tuple(_finite(value) for value in row) for row in matrix), folder=folder,
+        experiences=experiences, strategy_fields=changed)
 
 
 def with_configuration(run: Summary, known: dict[str, Configuration]) -> Summary:

@@ -1,11 +1,11 @@
-"""Tables of runs in a terminal: one run's matrix and metrics, and strategies side by side. Imports no torch.
+"""Tables of runs in a terminal: one run's accuracies or errors and its metrics, and strategies side by side.
 
-Accuracies are fractions in files, percent in tables.
+Accuracies and errors are fractions in files, percent in tables. Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich import box
@@ -15,41 +15,39 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cl_framework.columns import columns, flat, measure_of, percent
+from cl_framework.error_table import run_errors
 from cl_framework.estimates import estimate
-from cl_framework.pairing import Measure
+from cl_framework.pairing import DEFAULT, Measure
+from cl_framework.row_labels import changed
 from cl_framework.summaries import Group, Matrix, Stat, Summary, group
 
-MAIN = {"average_accuracy": "average\naccuracy", "average_incremental_accuracy": "incremental\naccuracy",
-        "forgetting/max": "forgetting\n/max", "backward_transfer": "backward\ntransfer",
-        "learning_accuracy": "learning\naccuracy"}
-"""The metrics that are always shown, and their headings."""
 _LARGEST_MATRIX = 20
 _LONGEST_NAME = 24
 
 
 def one_run(run: Summary) -> RenderableType:
-    """What one finished run shows at its end: accuracy matrix, main metrics, run folder."""
+    """What one finished run shows at its end: accuracies, or errors without labels; main metrics; run folder."""
     only = group([run])[0]
-    rows = [*((flat(MAIN[name]), f"{percent(only.metrics[name].mean)} %") for name in MAIN if name in only.metrics),
-            ("seconds", _plain(run.seconds or 0.0))]
+    main = columns([only], measure_of([only], DEFAULT))
+    rows = [*((flat(heading), f"{percent(only.metrics[name].mean)} %") for name, heading in main.items()
+              if name in only.metrics), ("seconds", _plain(run.seconds or 0.0))]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows:
         table.add_row(Text(name), Text(value))
     title = f"{only.scenario} · {only.strategy} · {only.model} · seed {run.seed} · {conditions([only])}"
-    return Lines(Text(title, style="bold"), _MatrixTable(run.accuracy_matrix, run.folder), table, Text(""),
+    measured = [_MatrixTable(run.accuracy_matrix, run.folder)] if only.is_labelled else (
+        [Text("in %"), run_errors(run.experiences), Text("")] if run.experiences else [])
+    fields = [Text(line) for line in [changed(only, only.strategy)] if line]
+    return Lines(Text(title, style="bold"), *fields, *measured, table, Text(""),
                  path_line("run folder", str(run.folder)))
 
 
 def path_line(label: str, path: str) -> Text:
     """Begins a line of its own where it would be broken; nothing of it is lost."""
     return Text(f"{label}: {path}", overflow="fold")
-
-
-def flat(heading: str) -> str:
-    """A heading of two lines on one."""
-    return heading.replace("\n", " ").replace(" /", "/")
 
 
 def orders(groups: Sequence[Group]) -> str:
@@ -79,17 +77,12 @@ def conditions(groups: Sequence[Group]) -> str:
     return f"{orders(groups)} · {phase}{groups[0].protocol}"
 
 
-def columns(measure: Measure) -> dict[str, str]:
-    """The metrics that a table shows, and their headings: the main ones, and before them one that is none of these."""
-    return MAIN if measure.name in MAIN else {measure.name: measure.name.replace("_", "\n", 1), **MAIN}
-
-
-def cells(each: Group, measure: Measure, gap: str = " ") -> list[str]:
-    """The cells of `columns`, and seconds."""
+def cells(each: Group, shown: Iterable[str], measure: Measure, gap: str = " ") -> list[str]:
+    """The metrics that are shown, and seconds."""
     def write(name: str) -> Callable[[float], str]:
         return _raw if name == measure.name and not measure.is_percent else percent
 
-    return [*(_cell(each.metrics.get(name), each.n, write(name), gap) for name in columns(measure)),
+    return [*(_cell(each.metrics.get(name), each.n, write(name), gap) for name in shown),
             _cell(each.seconds, each.n, _plain, gap)]
 
 
@@ -110,11 +103,6 @@ def sources(label: str, each: Group, measure: Measure) -> str:
     write = percent if measure.is_percent else _raw
     return (f"{label}: deviation of {measure.name.replace('_', ' ')} {write(found.split.between)} between orders, "
             f"{write(found.split.within)} within an order (training seed); {len(_seeds(each))} orders, {each.n} runs")
-
-
-def percent(value: float) -> str:
-    """A fraction in percent."""
-    return f"{round(100 * value, 1) + 0.0:.1f}"
 
 
 def _plain(value: float) -> str:
@@ -142,6 +130,7 @@ class GroupsTable:
 
     def __init__(self, labels: Sequence[str], rows: Sequence[Group], measure: Measure) -> None:
         self._labels, self._rows, self._measure = labels, rows, measure
+        self._shown = columns(rows, measure)
         self._has_interval = any(interval_cell(each, measure) for each in rows)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -167,16 +156,14 @@ class GroupsTable:
             yield Text(f"95 % of {self._measure.name.replace('_', ' ')}: {listed}")
 
     def _headings(self, has_interval: bool) -> list[str]:
-        shown = columns(self._measure)
-        return [text for name, heading in shown.items()
+        return [text for name, heading in self._shown.items()
                 for text in ((heading, "95 %") if has_interval and name == self._measure.name else (heading,))] + [
                     "seconds"]
 
     def _cells(self, each: Group, gap: str, has_interval: bool) -> list[str]:
-        found = cells(each, self._measure, gap)
+        found = cells(each, self._shown, self._measure, gap)
         if has_interval:
-            found.insert([*columns(self._measure)].index(self._measure.name) + 1,
-                         interval_cell(each, self._measure, gap))
+            found.insert([*self._shown].index(self._measure.name) + 1, interval_cell(each, self._measure, gap))
         return found
 
     def _table(self, gap: str, has_interval: bool) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import netrc
 import os
 from abc import ABC, abstractmethod
@@ -56,6 +57,16 @@ class _Tracker(Observer, ABC):
 
     def __init__(self, job: Job) -> None:
         self._job, self._every, self._is_on = job, job.tracking.every, True
+        self._is_labelled = True
+
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
+        """Open the log."""
+        self._is_labelled = info.is_labelled
+        self.guard(self.open)
+
+    @abstractmethod
+    def open(self) -> None:
+        """Begin or continue what is written to."""
 
     @abstractmethod
     def put(self, values: Mapping[str, float], step: int) -> None:
@@ -74,19 +85,31 @@ class _Tracker(Observer, ABC):
             return None
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
-        """Log the mean loss of a chunk, now and then."""
+        """Log the mean loss of a chunk, without labels its online error, now and then."""
         if passes(cursor, len(losses), self._every):
-            values = {"train/loss": sum(losses) / len(losses), "stream/step": cursor.stream_step,
+            name = "train/loss" if self._is_labelled else "train/online_error"
+            values = {name: sum(losses) / len(losses), "stream/step": cursor.stream_step,
                       "train/experience": cursor.experience}
             self.guard(lambda: self.put(values, cursor.stream_step))
 
     def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
-        """Log each accuracy, their mean, and the strategy's own figures."""
-        row = record.accuracy[index, : index + 1].tolist()
-        values = {f"experience/accuracy/{j}": value for j, value in enumerate(row)}
-        values |= {"experience/average_accuracy": sum(row) / len(row), "experience/index": index}
+        """Log each accuracy and their mean, without labels what an experience cost; and the strategy's own figures."""
+        measured = _accuracies(index, record) if self._is_labelled else _errors(index, record)
+        values = {f"experience/{name}": value for name, value in measured.items() if not math.isnan(value)}
+        values |= {"experience/index": index}
         values |= {f"experience/strategy/{name}": value for name, value in own.items()}
         self.guard(lambda: self.put(values, index))
+
+
+def _accuracies(index: int, record: StreamRecord) -> dict[str, float]:
+    row = record.accuracy[index, : index + 1].tolist()
+    return {**{f"accuracy/{j}": value for j, value in enumerate(row)}, "average_accuracy": sum(row) / len(row)}
+
+
+def _errors(index: int, record: StreamRecord) -> dict[str, float]:
+    """Of the answers given online, and the accuracy on clean rows after them."""
+    return {"online_error": float(1 - record.online[index]), "calibration_error": float(record.calibration[index]),
+            "clean_accuracy": float(record.accuracy[index, index])}
 
 
 class Wandb(_Tracker):
@@ -99,11 +122,8 @@ class Wandb(_Tracker):
         self._folder, self._id, self._mode = folder, run_id, mode
         self._run: Any = None
 
-    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
+    def open(self) -> None:
         """Open the run and name the axis of each group of panels."""
-        self.guard(self._open)
-
-    def _open(self) -> None:
         import wandb
 
         job = self._job
@@ -143,11 +163,8 @@ class TensorBoard(_Tracker):
         self._folder = folder
         self._logger: Any = None
 
-    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
+    def open(self) -> None:
         """Open the event file."""
-        self.guard(self._open)
-
-    def _open(self) -> None:
         from lightning.pytorch.loggers import TensorBoardLogger
 
         self._logger = TensorBoardLogger(self._folder, name="tensorboard", version="")

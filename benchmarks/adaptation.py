@@ -1,0 +1,128 @@
+"""Test-time adaptation on real data: every strategy on streams of corrupted Fashion-MNIST and MNIST.
+
+    make adaptation                              # all tables; goes on where it was stopped
+    python benchmarks/adaptation.py continual_cnn
+
+Nothing is tuned on what is reported: hyperparameters are the defaults of each strategy, those of its paper, and in
+`tuned` the winners of a search on the four hold-out corruptions. Each table is written to
+runs/reference/adaptation_<table>.json, the records of `tuned` to runs/reference/protocols/ctta_lite.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+
+from cl_framework.experience_figures import domain_of
+from cl_framework.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER = ["strategy=psmt", "strategy.psmt.variant=paper", "strategy.psmt.n_views=4"]
+"""Views of the teacher, of `psmt` and `cotta`: 4 for 32, which cost eight times as much."""
+ROWS = {
+    **{name: [f"strategy={name}"] for name in ("source", "bn_stats", "tent", "eata", "sar")},
+    "cotta": ["strategy=cotta", "strategy.cotta.n_views=4"],
+    **{name: [f"strategy={name}"] for name in ("rotta", "roid")},
+    "psmt, paper": PAPER,
+    "psmt, release": ["strategy=psmt", "strategy.psmt.variant=release"],
+    "its mean teacher alone": [*PAPER, "strategy.psmt.selected_fraction=0", "strategy.psmt.penalty_strength=0"],
+    "its anchor alone": [*PAPER, "strategy.psmt.selected_fraction=0"],
+    "its selective average alone": [*PAPER, "strategy.psmt.penalty_strength=0"],
+    "its mask reversed": [*PAPER, "strategy.psmt.mask=least"],
+}
+"""What is compared, by its name in the tables; the last four are parts of `psmt` in the paper's form."""
+COMMON = ["scenario=corrupted", "scenario.batch_size=100", "launcher=local", "workers=2", "track.wandb=disabled"]
+CNN = ["model=cnn", "train.epochs=3", "seed=0..4"]
+SLIM = ["model=slim_resnet18", "train.epochs=1", "scenario.source_seed=0", "order_seed=0..4"]
+"""One source model, five orders of the corruptions: its training takes minutes."""
+BOTH, FASHION = "scenario.dataset=fashion_mnist,mnist", "scenario.dataset=fashion_mnist"
+TABLES = {
+    "continual_cnn": [*CNN, BOTH, "scenario.n_images=1000"],
+    "gradual_cnn": [*CNN, BOTH, "scenario.n_images=200", "scenario.stream=gradual"],
+    "rounds_cnn": [*CNN, FASHION, "scenario.n_images=300", "scenario.rounds=10"],
+    "continual_slim": [*SLIM, BOTH, "scenario.n_images=300"],
+    "gradual_slim": [*SLIM, FASHION, "scenario.n_images=100", "scenario.stream=gradual"],
+}
+
+
+TUNED = {
+    **{name: ROWS[name] for name in ("bn_stats", "tent", "eata", "sar", "cotta", "roid", "psmt, paper",
+                                     "psmt, release")},
+    "its mean teacher alone": [*ROWS["its mean teacher alone"], "search.space.strategy.psmt.selected_fraction=null",
+                               "search.space.strategy.psmt.penalty_strength=null"],
+}
+"""What is tuned; the mean teacher's two other fields stay at 0."""
+
+
+def tune() -> None:
+    """Both phases of each strategy, and its record."""
+    folder = ROOT / "runs" / "reference" / "protocols" / "ctta_lite"
+    commands = {}
+    for label, words in TUNED.items():
+        name = label.replace(", ", "_").replace(" ", "_")
+        out = ROOT / "runs" / "adaptation" / "tuned" / name
+        words = ["protocol", "protocol=ctta_lite", *words, FASHION, "scenario.n_images=500", "scenario.batch_size=100",
+                 "launcher=local", "workers=2", "track.wandb=disabled"]
+        done = subprocess.run([sys.executable, "-m", "cl_framework.cli", *words, f"out={out}"], check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+        (comparison,) = out.glob("tune/*/comparison/*/comparison.json")
+        (row,) = json.loads(comparison.read_text())["rows"]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(row["record"], folder / f"{name}.json")
+        commands[label] = {"record": f"{name}.json", "command": "clf " + " ".join(words)}
+        write_json(folder / "rows.json", commands)
+
+
+def run(table: str) -> None:
+    """Run what is missing of a table and write its record."""
+    shared = [*COMMON, *TABLES[table]]
+    rows, commands = [], []
+    for label, words in ROWS.items():
+        out = ROOT / "runs" / "adaptation" / table / label.replace(", ", "_").replace(" ", "_")
+        done = subprocess.run([sys.executable, "-m", "cl_framework.cli", "train", *words, *shared, f"out={out}"],
+                              check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+        commands.append("clf train " + " ".join([*words, *shared]))
+        rows += measured(label, out)
+    environment = json.loads(next((ROOT / "runs" / "adaptation" / table).rglob("environment.json")).read_text())
+    environment.pop("wandb_id", None)
+    write_json(ROOT / "runs" / "reference" / f"adaptation_{table}.json",
+               {"commands": commands, "environment": environment, "rows": rows})
+
+
+def measured(label: str, out: Path) -> list[dict[str, Any]]:
+    """A row for each data set: the metrics of each run, its mean error in each corruption and in each round."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(out.rglob("summary.json")):
+        data = yaml.safe_load((path.parent / "config.yaml").read_text())["scenario"]["dataset"]
+        found[data].append(json.loads(path.read_text()))
+    rows = []
+    for data, runs in found.items():
+        domains: dict[str, list[float]] = defaultdict(list)
+        rounds: dict[int, list[float]] = defaultdict(list)
+        for run in runs:
+            for experience in run["experiences"]:
+                domains[domain_of(experience["name"])].append(experience["online_error"])
+                rounds[experience["round"]].append(experience["online_error"])
+        rows.append({"row": label, "dataset": data, "n": len(runs),
+                     "domains": {name: mean(errors) for name, errors in domains.items()},
+                     "rounds": [mean(rounds[number]) for number in sorted(rounds)],
+                     "metrics": {name: [run["metrics"].get(name) for run in runs] for name in
+                                 ("online_error", "calibration_error", "source_forgetting", "collapse",
+                                  "train_seconds")}})
+    return rows
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or [*TABLES, "tuned"]:
+        tune() if name == "tuned" else run(name)
