@@ -106,7 +106,7 @@ def _ray(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Ou
                           "sees that one alone, as number 0; leave trainer.device out")
     address = launcher.address or os.environ.get("RAY_ADDRESS")
     pool = Cluster(address, launcher.n_workers, has_gpu=gpu is not None)
-    yield from through(pool, launcher.workers or pool.n_cpus, work, tasks)
+    yield from through(pool, launcher.workers or pool.n_places, work, tasks)
 
 
 LAUNCHERS = {"sequential": Way(run=_sequential, is_here=True), "local": Way(run=_local),

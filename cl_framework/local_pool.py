@@ -17,6 +17,8 @@ _SHARE = 0.9
 """The part of the free memory that workers may take."""
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 """Libraries beside torch have one thread in a worker, unless the user's environment says otherwise."""
+_IDLE = 300.0
+"""Seconds without a task after which a process ends; also where the command that started it was killed."""
 
 
 class Processes:
@@ -92,7 +94,8 @@ def processes() -> Processes:
 def _executor() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(max_workers=1, env={name: os.environ.get(name, one) for name, one in _THREADS.items()})
+    return ProcessPoolExecutor(max_workers=1, timeout=_IDLE,
+                               env={name: os.environ.get(name, one) for name, one in _THREADS.items()})
 
 
 def _resident(_work: Work) -> int | None:

@@ -1,12 +1,12 @@
-"""What runs will hold in memory, before they begin: their streams, copies of the network, a buffer, and one step.
+"""What runs will hold in memory, before they begin: their streams, copies of the network, buffers, one step.
 
     need = sum over scenarios of (stores + labels and rows)
-           + max over runs of (8 W + 2 M r + max(2 B a, 5 * 1024 * l)) + 64 MiB
+           + max over runs of (8 W + 2 M r + 2 B a + 8 * 1024 l) + 64 MiB
 
 W: bytes of the weights, M: rows of the buffers, r: bytes of a stored row, B: batch size, a: bytes that autograd keeps
 of one row, l: bytes of the largest layer's output for one row; a and l are measured with a forward pass. A replaying
-strategy doubles the batch; 1024 rows are evaluated at once. An estimate, not a bound: a
-strategy may hold what it likes. On a GPU weights, buffers and steps are in its memory, and the second line is left out.
+strategy doubles the batch; 1024 rows are evaluated at once. An estimate, not a bound: a strategy may hold what it
+likes. On a GPU weights, buffers and steps are in its memory, and the second line is left out.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ WORKING = 64 * 2**20
 """What the libraries take beyond that when they first train, bytes; measured: 24 to 50 MiB."""
 EVALUATED = 1024
 """Rows that are evaluated at once."""
-ALIVE = 5
-"""Tensors of a layer's size at once: input, output, and what a convolution reorders (measured: 4.4)."""
+ALIVE = 8
+"""Tensors of the largest layer's size at once while rows are evaluated: inputs, outputs, and what convolutions reorder
+and pad; beside those of training, since the allocator keeps what was freed (measured: 4 to 10)."""
 _INDEX = 24
 """Bytes of a row's label, its place in the store and its place in an epoch."""
 
@@ -89,7 +90,7 @@ def training_bytes(job: Job, stream: Stream) -> int:
         kept, largest = _kept(model, first.train)
     batch = min(job.recipe.batch_size, max(len(stream[index].train) for index in range(len(stream))))
     asked = min(EVALUATED, max(len(stream.test(index).data) for index in range(len(stream))))
-    return COPIES * weights + 2 * n_kept * n_bytes(row) + max(2 * batch * kept, ALIVE * asked * largest)
+    return COPIES * weights + 2 * n_kept * n_bytes(row) + 2 * batch * kept + ALIVE * asked * largest
 
 
 def _kept(model: Model, data: Dataset) -> tuple[int, int]:

@@ -59,6 +59,9 @@ class Place:
 class Cluster:
     """Tasks of one CPU each, on request with one GPU, on a Ray cluster.
 
+    A process does many tasks, but one alone where it has a GPU: CUDA keeps the first GPU that it has seen and memory on
+    it, and Ray may give the next task another.
+
     Args:
         address: host:port of the head, or auto for the one on this machine; a Ray of our own is started when None.
         workers: how many CPUs a Ray of our own has.
@@ -78,9 +81,9 @@ class Cluster:
             self._ray.shutdown()
             raise ConfigError("the Ray cluster has no GPU; set trainer.accelerator=cpu, or start its machines with "
                               "--num-gpus")
-        self.n_cpus = int(found.get("CPU", 1))
-        """CPUs of the whole cluster."""
-        self._task = self._ray.remote(_there).options(num_cpus=1, num_gpus=int(has_gpu), max_retries=0)
+        self.n_places = max(1, int(min(found.get("CPU", 1), found["GPU"]) if has_gpu else found.get("CPU", 1)))
+        """How many tasks the whole cluster does at once."""
+        self._task = self._ray.remote(num_cpus=1, num_gpus=int(has_gpu), max_retries=0, max_calls=int(has_gpu))(_there)
         self._doors = _doors(self._ray)
         self._under_way: set[Hashable] = set()
 

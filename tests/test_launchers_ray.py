@@ -1,6 +1,7 @@
 """`launcher=ray` where there is no cluster, where its head is lost, and where it has no GPU."""
 
 import importlib.util
+import os
 import sys
 import time
 
@@ -44,3 +45,19 @@ def test_a_cluster_without_a_gpu():
         list(Launcher(name="ray", workers=2).run(abs, [1], Load(need=lambda: 0, gpu=lambda: 0)))
     with pytest.raises(ConfigError, match=r"trainer\.device=2 with launcher=ray"):
         list(Launcher(name="ray", workers=2).run(abs, [1], Load(need=lambda: 0, gpu=lambda: 2)))
+
+
+def test_runs_on_gpus_have_one_each_and_a_process_of_their_own():
+    """A cluster that says it has two GPUs and four CPUs."""
+    ray = ray_pool._import_ray()
+    ray.shutdown()
+    ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
+    assert ray_pool.Cluster(None, 4, has_gpu=False).n_places == 4
+    assert ray_pool.Cluster(None, 4, has_gpu=True).n_places == 2
+
+    def seen(task):
+        return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+    made = dict(Launcher(name="ray").run(seen, range(4), Load(need=lambda: 0, gpu=lambda: 0)))
+    assert len({pid for pid, _ in made.values()}) == 4 and {gpu for _, gpu in made.values()} == {"0", "1"}
+    ray.shutdown()
