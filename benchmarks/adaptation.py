@@ -45,10 +45,10 @@ SLIM = ["model=slim_resnet18", "train.epochs=1", "scenario.source_seed=0", "orde
 """One source model, five orders of the corruptions: its training takes minutes."""
 BOTH, FASHION = "scenario.dataset=fashion_mnist,mnist", "scenario.dataset=fashion_mnist"
 TABLES = {
-    "continual_cnn": [*CNN, BOTH, "scenario.n_images=1000"],
-    "gradual_cnn": [*CNN, BOTH, "scenario.n_images=200", "scenario.stream=gradual"],
-    "rounds_cnn": [*CNN, FASHION, "scenario.n_images=300", "scenario.rounds=10"],
-    "continual_slim": [*SLIM, BOTH, "scenario.n_images=300"],
+    "continual_cnn": [*CNN, BOTH, "scenario.n_images=500"],
+    "gradual_cnn": [*CNN, BOTH, "scenario.n_images=100", "scenario.stream=gradual"],
+    "rounds_cnn": [*CNN, FASHION, "scenario.n_images=100", "scenario.rounds=10"],
+    "continual_slim": [*SLIM, BOTH, "scenario.n_images=200"],
     "gradual_slim": [*SLIM, FASHION, "scenario.n_images=100", "scenario.stream=gradual"],
 }
 
@@ -69,7 +69,7 @@ def tune() -> None:
     for label, words in TUNED.items():
         name = label.replace(", ", "_").replace(" ", "_")
         out = ROOT / "runs" / "adaptation" / "tuned" / name
-        words = ["protocol", "protocol=ctta_lite", *words, FASHION, "scenario.n_images=500", "scenario.batch_size=100",
+        words = ["protocol", "protocol=ctta_lite", *words, FASHION, "scenario.n_images=300", "scenario.batch_size=100",
                  "launcher=local", "workers=2", "track.wandb=disabled"]
         done = subprocess.run([sys.executable, "-m", "cl_framework.cli", *words, f"out={out}"], check=False)
         if done.returncode:

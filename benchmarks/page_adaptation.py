@@ -89,7 +89,7 @@ def tuned() -> list[str]:
         return []
     rows = json.loads((folder / "rows.json").read_text())
     records = {label: json.loads((folder / row["record"]).read_text()) for label, row in rows.items()}
-    lines = ["### Tuned on the four hold-out corruptions, reported on the fifteen", "", """Fashion-MNIST, `cnn`, 500
+    lines = ["### Tuned on the four hold-out corruptions, reported on the fifteen", "", """Fashion-MNIST, `cnn`, 300
 images of each corruption: 10 random trials of 3 seeds on speckle noise, gaussian blur, spatter and saturate, then 5
 seeds of the winner on the 15 others, which the search never opened. *Defaults* is the error without tuning.""", "",
              "| strategy | error on hold-outs | reported error | 95 % | defaults | winner |",
