@@ -2,6 +2,7 @@
 
     make adaptation                              # all tables; goes on where it was stopped
     python benchmarks/adaptation.py continual_cnn
+    python benchmarks/adaptation.py report       # write the records of what has been run
 
 Nothing is tuned on what is reported: hyperparameters are the defaults of each strategy, those of its paper, and in
 `tuned` the winners of a search on the four hold-out corruptions. Each table is written to
@@ -84,20 +85,28 @@ def tune() -> None:
 
 def run(table: str) -> None:
     """Run what is missing of a table and write its record."""
-    shared = [*COMMON, *TABLES[table]]
-    rows, commands = [], []
-    for label, words in ROWS.items():
-        out = ROOT / "runs" / "adaptation" / table / label.replace(", ", "_").replace(" ", "_")
-        done = subprocess.run([sys.executable, "-m", "cl_framework.cli", "train", *words, *shared, f"out={out}"],
-                              check=False)
+    for label in ROWS:
+        words, out = command(table, label)
+        done = subprocess.run([sys.executable, "-m", "cl_framework.cli", "train", *words, f"out={out}"], check=False)
         if done.returncode:
             sys.exit(done.returncode)
-        commands.append("clf train " + " ".join([*words, *shared]))
-        rows += measured(label, out)
+    write(table)
+
+
+def command(table: str, label: str) -> tuple[list[str], Path]:
+    """The keys of a row's runs, and where they lie."""
+    out = ROOT / "runs" / "adaptation" / table / label.replace(", ", "_").replace(" ", "_")
+    return [*ROWS[label], *COMMON, *TABLES[table]], out
+
+
+def write(table: str) -> None:
+    """Write a table's record."""
     environment = json.loads(next((ROOT / "runs" / "adaptation" / table).rglob("environment.json")).read_text())
     environment.pop("wandb_id", None)
-    write_json(ROOT / "runs" / "reference" / f"adaptation_{table}.json",
-               {"commands": commands, "environment": environment, "rows": rows})
+    made = {label: command(table, label) for label in ROWS}
+    write_json(ROOT / "runs" / "reference" / f"adaptation_{table}.json", {
+        "commands": ["clf train " + " ".join(words) for words, _ in made.values()], "environment": environment,
+        "rows": [row for label, (_, out) in made.items() for row in measured(label, out)]})
 
 
 def measured(label: str, out: Path) -> list[dict[str, Any]]:
@@ -119,10 +128,15 @@ def measured(label: str, out: Path) -> list[dict[str, Any]]:
                      "rounds": [mean(rounds[number]) for number in sorted(rounds)],
                      "metrics": {name: [run["metrics"].get(name) for run in runs] for name in
                                  ("online_error", "calibration_error", "source_forgetting", "collapse",
-                                  "train_seconds")}})
+                                  "train_seconds", "memory_bytes", "n_parameters")}})
     return rows
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [*TABLES, "tuned"]:
-        tune() if name == "tuned" else run(name)
+    if sys.argv[1:] == ["report"]:
+        for name in TABLES:
+            if (ROOT / "runs" / "adaptation" / name).exists():
+                write(name)
+    else:
+        for name in sys.argv[1:] or [*TABLES, "tuned"]:
+            tune() if name == "tuned" else run(name)

@@ -34,13 +34,16 @@ parameters for small images (so these are not the figures of any published set).
 batches of 100 rows once, before it learns from them; it is told neither labels nor where a corruption ends. The
 hyperparameters are the defaults, those of the papers, which were chosen for larger networks: nothing was tuned.
 *Error* is the mean share of wrong answers in percent, with Student's 95 % interval; *calibration* the expected
-calibration error; *forgets* what clean images lose in accuracy; *time* is beside `source`, which learns nothing.
-`cotta` and `psmt` average over 4 views where the papers have 32.""", ""]
+calibration error; *forgets* what clean images lose in accuracy; *time* is beside `source`, which learns nothing;
+*keeps* is what a strategy stores, as a multiple of the network's own weights. `cotta` and `psmt` average over 4 views
+where the papers have 32.""", ""]
     for name, (title, over) in TABLES.items():
         path = REFERENCE / f"adaptation_{name}.json"
         if path.exists():
             lines += [f"### {title}", "", *_table(json.loads(path.read_text()), over, path.name)]
-    return [*lines, *tuned()] if len(lines) > 3 else [TITLE, "", "It has not been run yet: `make adaptation`.", ""]
+    if len(lines) == 4:
+        return [TITLE, "", "It has not been run yet: `make adaptation`.", ""]
+    return [*lines, *tuned(), *step_cost()]
 
 
 def _table(record: dict[str, Any], over: str, file: str) -> list[str]:
@@ -58,13 +61,15 @@ def _figures(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line a strategy, best first."""
     has_rounds = any(len(row["rounds"]) > 1 for row in rows)
     still = mean(next(row for row in rows if row["row"] == "source")["metrics"]["train_seconds"])
-    heads = ["error", "95 %", *(["last round less first"] if has_rounds else []), "calibration", "forgets", "time"]
+    heads = ["error", "95 %", *(["last round less first"] if has_rounds else []), "calibration", "forgets", "time",
+             "keeps"]
     lines = [f"| strategy | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
     for row in sorted(rows, key=lambda row: mean(row["metrics"]["online_error"])):
         own = row["metrics"]
         cells = [_percent(own["online_error"]), _interval(own["online_error"]),
                  *([f"{100 * mean(own['collapse']):+.1f}"] if has_rounds else []), _percent(own["calibration_error"]),
-                 f"{100 * mean(own['source_forgetting']):+.1f}", f"{mean(own['train_seconds']) / still:.1f}"]
+                 f"{100 * mean(own['source_forgetting']):+.1f}", f"{mean(own['train_seconds']) / still:.1f}",
+                 f"{mean(own['memory_bytes']) / (4 * mean(own['n_parameters'])):.1f}"]
         lines.append(f"| {row['row']} | {' | '.join(cells)} |")
     return lines
 
@@ -103,6 +108,22 @@ seeds of the winner on the 15 others, which the search never opened. *Defaults* 
                      f"{100 * (1 - own['default']['result']['mean']):.1f} | {winner or '-'} |")
     return [*lines, "", "```", *(row["command"] for row in rows.values()), "```", "",
             "Records: `runs/reference/protocols/ctta_lite` (`clf check protocol=PATH`).", ""]
+
+
+def step_cost() -> list[str]:
+    """What a step of psmt costs beside its passes."""
+    path = REFERENCE / "adaptation_speed.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    lines = ["### What a step costs", "", f"""Processor time of a step of `psmt` over that of the passes it cannot do
+without (teacher forward, student forward and backward), batches of 200 images of 3x32x32, one thread: median of pairs
+in one process, beside other work. Aim: at most {found['target']}.""", "",
+             "| network | step | ratio | lowest | highest | pairs |", "| --- | --- |" + " ---: |" * 4]
+    lines += [f"| `{case['case']}` | {case['step']} | {case['median_ratio']:.2f} | {case['lowest_ratio']:.2f} | "
+              f"{case['highest_ratio']:.2f} | {case['repeats']} |" for case in found["cases"]]
+    return [*lines, "", f"Python {found['python']}, torch {found['torch']}. Record: "
+            "`runs/reference/adaptation_speed.json` (`python benchmarks/adaptation_speed.py FILE`).", ""]
 
 
 def _reported(record: dict[str, Any]) -> dict[str, Any]:
