@@ -52,6 +52,7 @@ class Chain(Strategy):
         self._owners = self._find_owners()
         self._penalties = [part for part in self._parts if defines(part, "penalty")]
         self.needs = frozenset(need for part in self._parts for need in part.needs)  # type: ignore[misc]
+        self.makes_experts = any(part.makes_experts for part in self._parts)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self._parts))})"

@@ -218,6 +218,21 @@ def learning_accuracy(record: StreamRecord) -> float:
     return float(_done(record).diagonal().mean())
 
 
+@metric(name="expert_accuracy", axis="plasticity", higher_is_better=True, formula="mean_{j<k} E[j]",
+        source="Tang et al. 2025, Merging Models on the Fly Without Retraining (NeurIPS), section 5")
+def expert_accuracy(record: StreamRecord) -> float:
+    """Accuracy of each expert on its own experience, within its classes, before it was merged: mean_{j<k} E[j].
+
+    Of strategies that make experts alone.
+
+    >>> record = StreamRecord(n_experiences=2)
+    >>> record.accuracy[1, 1], record.expert[:] = 0.5, torch.tensor([0.75, 1.0])
+    >>> expert_accuracy(record)
+    0.875
+    """
+    return float(record.expert[: max(record.n_done, 1)].mean())
+
+
 @metric(name="forward_transfer", axis="transfer", higher_is_better=True,
         formula="mean_{1<=j<k} (R[j-1, j] - initial[j])", source=_LOPEZ_PAZ)
 def forward_transfer(record: StreamRecord) -> float:

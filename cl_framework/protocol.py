@@ -168,6 +168,10 @@ class _Run:
             self.strategy.fit(self.model, data, _Calls(self, experience).train)
         else:
             self._adapt(experience)
+        self.record.seconds[index] += time.monotonic() - self._clock
+        if self.strategy.makes_experts:
+            self._test_expert(index)
+        self._clock = time.monotonic()
         self.strategy.after_experience(self.model, experience)
         self.record.seconds[index] += time.monotonic() - self._clock
         self._evaluate(index)
@@ -200,6 +204,11 @@ class _Run:
         for index in indices:
             test = self.stream.test(index)
             yield index, TestSet(self._resident(test.data), test.classes, test.setting)
+
+    def _test_expert(self, index: int) -> None:
+        matrix = AccuracyMatrix(len(self.stream))
+        evaluate(self.strategy, self.model, self._tests(range(index, index + 1)), matrix, index + 1)
+        self.record.expert[index] = matrix.compute().task_accuracy[index, index]
 
     def _evaluate(self, index: int) -> None:
         record = self.record

@@ -16,7 +16,7 @@ import torch
 import torchmetrics
 from torch import Tensor
 
-_TENSORS = ("accuracy", "task_accuracy", "initial", "online", "calibration", "seconds")
+_TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibration", "seconds")
 
 
 def _unmeasured(*shape: int) -> Tensor:
@@ -31,6 +31,8 @@ class StreamRecord:
         n_experiences: T, fixed at construction.
         accuracy: R, [T, T].
         task_accuracy: the same, with the logits restricted to the classes of experience j, [T, T].
+        expert: accuracy on experience j of the expert that learned it, with the logits restricted to its classes,
+            before the strategy made one model of all, [T]; of strategies that make experts alone.
         initial: accuracy before any training, [T].
         joint: accuracy on each experience of a model trained on all data, [T], or None where there is no such model.
         online: accuracy of the answers given to the rows of an experience before they were learned, [T].
@@ -50,6 +52,7 @@ class StreamRecord:
     n_experiences: int
     accuracy: Tensor = field(init=False)
     task_accuracy: Tensor = field(init=False)
+    expert: Tensor = field(init=False)
     initial: Tensor = field(init=False)
     joint: Tensor | None = None
     online: Tensor = field(init=False)
@@ -65,7 +68,8 @@ class StreamRecord:
         if n < 1:
             raise ValueError(f"a stream has at least one experience, got {n}")
         self.accuracy, self.task_accuracy = _unmeasured(n, n), _unmeasured(n, n)
-        self.initial, self.online, self.calibration = _unmeasured(n), _unmeasured(n), _unmeasured(n)
+        self.initial, self.expert = _unmeasured(n), _unmeasured(n)
+        self.online, self.calibration = _unmeasured(n), _unmeasured(n)
         self.seconds = torch.zeros(n, dtype=torch.float64)
 
     @property

@@ -47,6 +47,8 @@ class Strategy:
     """What a scenario must offer."""
     neutral: ClassVar[Mapping[str, object]] = {}
     """Hyperparameters at which the strategy is exactly fine-tuning; the conformance suite tests it."""
+    makes_experts: ClassVar[bool] = False
+    """Between `fit` and `after_experience` the model is an expert in the experience alone, and is tested on it once."""
     known_failures: ClassVar[Mapping[str, str]] = {}
     """Conformance checks that fail, each with its reason; one that passes after all is an error."""
 

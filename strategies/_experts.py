@@ -39,6 +39,7 @@ class Experts(Strategy, Merging):
     """Trains an expert an experience from the anchor, and merges it. A strategy adds the rule: `merge`, and what else
     of `Merging` it needs."""
 
+    makes_experts: ClassVar[bool] = True
     training_fields: ClassVar[frozenset[str]] = frozenset({"start", "bn_stats"})
 
     start: Literal["anchor", "previous", "merged"] = "anchor"

@@ -21,6 +21,7 @@ from cl_framework.metrics import (
     average_incremental_accuracy,
     backward_transfer,
     compute_all,
+    expert_accuracy,
     forgetting_first,
     forgetting_max,
     forward_transfer,
@@ -49,6 +50,7 @@ def full():
     """Hand-worked below: experience 0 is best after experience 1; experience 1 is forgotten; all entries measured."""
     record = record_of([[0.8, 0.3, 0.1], [0.9, 0.7, 0.25], [0.5, 0.4, 0.6]])
     record.task_accuracy = torch.tensor([[0.9, NAN, NAN], [0.9, 0.9, NAN], [0.6, 0.7, 0.8]], dtype=torch.float64)
+    record.expert = torch.tensor([0.9, 0.9, 0.6], dtype=torch.float64)
     record.initial = torch.tensor([0.1, 0.2, 0.15], dtype=torch.float64)
     record.joint = torch.tensor([0.9, 0.8, 0.7], dtype=torch.float64)
     record.online = torch.tensor([0.2, 0.4, 0.9], dtype=torch.float64)
@@ -65,6 +67,7 @@ HAND_WORKED = [
     (forgetting_first, ((0.8 - 0.5) + (0.7 - 0.4)) / 2),
     (backward_transfer, -0.3),
     (learning_accuracy, 0.7),
+    (expert_accuracy, 0.8),
     (forward_transfer, ((0.3 - 0.2) + (0.25 - 0.15)) / 2),
     (intransigence, (0.1 + 0.1 + 0.1) / 3),
     (online_accuracy, 0.5),
