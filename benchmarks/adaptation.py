@@ -26,20 +26,22 @@ from cl_framework.experience_figures import domain_of
 from cl_framework.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-PAPER = ["strategy=psmt", "strategy.psmt.variant=paper", "strategy.psmt.n_views=4"]
-"""Views of the teacher, of `psmt` and `cotta`: 4 for 32, which cost eight times as much."""
+PAPER = ["strategy=psmt", "strategy.psmt.variant=paper"]
+ALONE = [*PAPER, "strategy.psmt.n_views=0"]
 ROWS = {
     **{name: [f"strategy={name}"] for name in ("source", "bn_stats", "tent", "eata", "sar")},
-    "cotta": ["strategy=cotta", "strategy.cotta.n_views=4"],
+    "cotta, 4 views": ["strategy=cotta", "strategy.cotta.n_views=4"],
+    "cotta, no views": ["strategy=cotta", "strategy.cotta.n_views=0"],
     **{name: [f"strategy={name}"] for name in ("rotta", "roid")},
-    "psmt, paper": PAPER,
-    "psmt, release": ["strategy=psmt", "strategy.psmt.variant=release"],
-    "its mean teacher alone": [*PAPER, "strategy.psmt.selected_fraction=0", "strategy.psmt.penalty_strength=0"],
-    "its anchor alone": [*PAPER, "strategy.psmt.selected_fraction=0"],
-    "its selective average alone": [*PAPER, "strategy.psmt.penalty_strength=0"],
-    "its mask reversed": [*PAPER, "strategy.psmt.mask=least"],
+    "psmt release": ["strategy=psmt", "strategy.psmt.variant=release"],
+    "psmt paper, 4 views": [*PAPER, "strategy.psmt.n_views=4"],
+    "psmt paper, no views": ALONE,
+    "- mean teacher alone": [*ALONE, "strategy.psmt.selected_fraction=0", "strategy.psmt.penalty_strength=0"],
+    "- anchor alone": [*ALONE, "strategy.psmt.selected_fraction=0"],
+    "- selective average alone": [*ALONE, "strategy.psmt.penalty_strength=0"],
+    "- mask reversed": [*ALONE, "strategy.psmt.mask=least"],
 }
-"""What is compared, by its name in the tables; the last four are parts of `psmt` in the paper's form."""
+"""What is compared, by its name in the tables; the last four are parts of `psmt paper, no views`."""
 COMMON = ["scenario=corrupted", "scenario.batch_size=100", "launcher=local", "workers=2", "track.wandb=disabled"]
 CNN = ["model=cnn", "train.epochs=3", "seed=0..4"]
 SLIM = ["model=slim_resnet18", "train.epochs=1", "scenario.source_seed=0", "order_seed=0..4"]
@@ -55,12 +57,19 @@ TABLES = {
 
 
 TUNED = {
-    **{name: ROWS[name] for name in ("bn_stats", "tent", "eata", "sar", "cotta", "roid", "psmt, paper",
-                                     "psmt, release")},
-    "its mean teacher alone": [*ROWS["its mean teacher alone"], "search.space.strategy.psmt.selected_fraction=null",
-                               "search.space.strategy.psmt.penalty_strength=null"],
+    **{name: ROWS[name] for name in ("bn_stats", "tent", "eata", "sar", "roid", "psmt release")},
+    "cotta": ["strategy=cotta", "search.space.strategy.cotta.n_views=0,4"],
+    "psmt paper": [*PAPER, "search.space.strategy.psmt.n_views=0,4"],
+    "- mean teacher alone": [*PAPER, "search.space.strategy.psmt.n_views=0,4", "strategy.psmt.selected_fraction=0",
+                             "strategy.psmt.penalty_strength=0", "search.space.strategy.psmt.selected_fraction=null",
+                             "search.space.strategy.psmt.penalty_strength=null"],
 }
-"""What is tuned; the mean teacher's two other fields stay at 0."""
+"""What is tuned; the mean teacher's two other fields stay at 0. Whether there are views is searched, too."""
+
+
+def folder_of(label: str) -> str:
+    """A label as the name of a folder."""
+    return "_".join(label.replace(",", " ").replace("-", " ").split())
 
 
 def tune() -> None:
@@ -68,7 +77,7 @@ def tune() -> None:
     folder = ROOT / "runs" / "reference" / "protocols" / "ctta_lite"
     commands = {}
     for label, words in TUNED.items():
-        name = label.replace(", ", "_").replace(" ", "_")
+        name = folder_of(label)
         out = ROOT / "runs" / "adaptation" / "tuned" / name
         words = ["protocol", "protocol=ctta_lite", *words, FASHION, "scenario.n_images=300", "scenario.batch_size=100",
                  "launcher=local", "workers=2", "track.wandb=disabled"]
@@ -95,7 +104,7 @@ def run(table: str) -> None:
 
 def command(table: str, label: str) -> tuple[list[str], Path]:
     """The keys of a row's runs, and where they lie."""
-    out = ROOT / "runs" / "adaptation" / table / label.replace(", ", "_").replace(" ", "_")
+    out = ROOT / "runs" / "adaptation" / table / folder_of(label)
     return [*ROWS[label], *COMMON, *TABLES[table]], out
 
 
