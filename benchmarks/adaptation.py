@@ -51,7 +51,7 @@ TABLES = {
     "continual_cnn": [*CNN, BOTH, "scenario.n_images=500"],
     "gradual_cnn": [*CNN, BOTH, "scenario.n_images=100", "scenario.stream=gradual"],
     "rounds_cnn": [*CNN, FASHION, "scenario.n_images=100", "scenario.rounds=10"],
-    "continual_slim": [*SLIM, BOTH, "scenario.n_images=200"],
+    "continual_slim": [*SLIM, BOTH, "scenario.n_images=100"],
     "gradual_slim": [*SLIM, FASHION, "scenario.n_images=100", "scenario.stream=gradual"],
 }
 
