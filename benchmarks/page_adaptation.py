@@ -36,9 +36,8 @@ hyperparameters are the defaults, those of the papers, which were chosen for lar
 *Error* is the mean share of wrong answers in percent, with Student's 95 % interval; *calibration* the expected
 calibration error; *forgets* what clean images lose in accuracy; *time* is beside `source`, which learns nothing;
 *keeps* is what a strategy stores, as a multiple of the network's own weights. Rows with a dash are parts of `psmt
-paper, no views`. Views are the random changes of an image over which `cotta` and `psmt` average their teacher, 32 in
-the papers: shifts, turns, mirroring and colours, made for photographs and for networks that were trained on shifted and
-mirrored ones. These networks were not, and views cost more than they bring; both forms are shown.""", ""]
+paper`. `cotta` and `psmt paper` average their teacher over 4 random views of an image where the papers have 32; these
+networks were trained without shifts and mirroring, so views change brightness, contrast and sharpness alone.""", ""]
     for name, (title, over) in TABLES.items():
         path = REFERENCE / f"adaptation_{name}.json"
         if path.exists():

@@ -56,7 +56,7 @@ class ImageNetC(CorruptionStreams):
         y = torch.tensor([classes.index(name.partition("/")[0]) for name in chosen])
         images = ImageSet(train_x=rows[:0], train_y=y[:0], test_x=rows, test_y=y, digest=digest)
         return Labelled(name="imagenet_val", images=images, class_names=tuple(classes), mean=(0.485, 0.456, 0.406),
-                        std=(0.229, 0.224, 0.225))
+                        std=(0.229, 0.224, 0.225), augment="crop_flip")
 
     def corrupted(self, data: Labelled, name: str, severity: int) -> tuple[Tensor, str]:
         """The chosen images under one corruption."""
@@ -83,7 +83,7 @@ class ImageNetC(CorruptionStreams):
         if not ranked:
             raise DataError(f"ImageNet's validation images are not there; put them into {val}, one folder of .JPEG "
                             "files a class, named as in ImageNet-C")
-        return sorted(f"{folder}/{name}" for _, folder, name in ranked[:self.n_images or None])
+        return [f"{folder}/{name}" for _, folder, name in ranked[:self.n_images or None]]  # each batch has many classes
 
     def _decoded(self, what: str, folder: Path, names: list[str]) -> tuple[Tensor, str]:
         """The images of a folder as uint8 [N, 3, 224, 224], from their file or decoded and kept."""
@@ -93,7 +93,7 @@ class ImageNetC(CorruptionStreams):
                             "images; unpack the official archives in full")
         sizes = "".join(f"{name} {(folder / name).stat().st_size}\n" for name in names)
         facts = {"folder": str(folder), "files": hashlib.sha256(sizes.encode()).hexdigest()}
-        return kept(cache_folder() / "corrupted" / f"imagenetc-{what}-{len(names)}.safetensors", facts,
+        return kept(cache_folder() / "corrupted" / f"imagenetc-{what}-{len(names)}-by-rank.safetensors", facts,
                     lambda: torch.from_numpy(np.stack([_pixels(folder / name) for name in names])))
 
 

@@ -5,6 +5,9 @@ On images in [0, 1], in this order: brightness x [0.6, 1.4], contrast x [0.7, 1.
 padded by half its size on each side, and a scale of [0.9, 1.1], bilinear, the edge repeated; Gaussian blur of 5 pixels
 with sigma in [0.001, 0.5]; a horizontal flip of half of them; noise of standard deviation 0.005; clipped to [0, 1].
 
+An image is mirrored only where the stream's training images are (`StreamInfo.augment`), and rotated, shifted and scaled
+only where they are mirrored or shifted: the source has learned to bear that much, and a mirrored digit is another one.
+
 The released code draws one transform for the whole batch, with shifts of whole pixels; here each image has its own,
 with any shift. The order of the colour changes is one for the batch in both. Grey images have no saturation and hue.
 """
@@ -48,11 +51,12 @@ class Views:
     def __init__(self, info: StreamInfo, device: torch.device, name: str, *, is_sharp: bool = False) -> None:
         if len(info.input_shape) != 3:
             raise ConfigError(f"{name} looks at random views of images, but the stream's rows have shape "
-                              f"{tuple(info.input_shape)}; use strategy=tent, which needs none, or psmt with n_views=0")
+                              f"{tuple(info.input_shape)}; use strategy=tent, which needs none")
         self._mean, self._std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (info.mean, info.std))
         self._order = generator(info.seed, name, "order")
         self._draws = torch.Generator(device).manual_seed(derive(info.seed, name, "views"))
         self._is_sharp, self._is_checked = is_sharp, False
+        self._is_moved, self._is_mirrored = info.augment != "none", info.augment == "crop_flip"
 
     @torch.no_grad()
     def __call__(self, x: Inputs) -> Tensor:
@@ -73,8 +77,11 @@ class Views:
         factors = [low + (high - low) * row for (low, high), row in zip(_RANGES, drawn, strict=True)]
         images = jittered(images.clamp(0, 1), factors[:5], torch.randperm(5, generator=self._order).tolist())
         sigma = None if self._is_sharp else factors[9]
-        images = moved(images, factors[5], factors[6], factors[7], factors[8], sigma)
-        images = torch.where((factors[10] < 0.5).view(-1, 1, 1, 1), images.flip(-1), images)
+        still = torch.zeros_like(factors[5])
+        place = factors[5:9] if self._is_moved else [still, still, still, still + 1]
+        images = moved(images, *place, sigma)
+        if self._is_mirrored:
+            images = torch.where((factors[10] < 0.5).view(-1, 1, 1, 1), images.flip(-1), images)
         if not self._is_sharp:
             noise = torch.randn(images.shape, generator=self._draws, device=x.device, dtype=x.dtype)
             images = images + _NOISE * noise

@@ -63,8 +63,9 @@ def test_no_movement_gives_the_image_back():
         torch.testing.assert_close(moved(images(), zero, zero, zero, one, sigma), images())
 
 
-def views(seed=0, channels=3, **own):
-    info = StreamInfo(n_experiences=1, n_classes=2, input_shape=(channels, 8, 8), mean=(0.5,), std=(0.25,), seed=seed)
+def views(seed=0, channels=3, augment="crop_flip", **own):
+    info = StreamInfo(n_experiences=1, n_classes=2, input_shape=(channels, 8, 8), mean=(0.5,), std=(0.25,), seed=seed,
+                      augment=augment)
     return Views(info, torch.device("cpu"), "test", **own)
 
 
@@ -90,6 +91,19 @@ def test_half_of_the_views_are_mirrored():
     seen = views()((ramp - 0.5) / 0.25)
     share = (seen[..., 0].mean((1, 2)) > seen[..., -1].mean((1, 2))).double().mean().item()
     assert share == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(("augment", "is_moved", "is_mirrored"), [("none", False, False), ("crop", True, False),
+                                                                  ("crop_flip", True, True)])
+def test_an_image_is_moved_as_far_as_training_moves_it(augment, is_moved, is_mirrored):
+    """A bright left half: mirrored it is dark, and its edge lies elsewhere when the image was moved."""
+    left = torch.zeros(200, 1, 8, 8, dtype=torch.float64)
+    left[..., :4] = 0.8
+    seen = views(channels=1, augment=augment)((left - 0.5) / 0.25)
+    brighter = seen[..., 0].mean((1, 2)) > seen[..., -1].mean((1, 2))
+    assert bool(brighter.all()) == (not is_mirrored)
+    columns = seen[brighter].std(2).amax((1, 2))  # within a column, but for noise, only turned images vary
+    assert bool((columns > 0.2).any()) == is_moved
 
 
 def test_what_is_no_image_in_range_is_refused():
