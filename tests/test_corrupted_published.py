@@ -146,7 +146,8 @@ def write_imagenet(home: Path) -> None:
 
 def test_imagenet_c_in_its_layout(home: Path) -> None:
     write_imagenet(home)
-    scenario = ImageNetC(corruptions=["gaussian_noise", "snow"], severity=3, n_images=6, source="weights.pt")
+    torch.save({"w": torch.zeros(1)}, file := home / "weights.pt")
+    scenario = ImageNetC(corruptions=["gaussian_noise", "snow"], severity=3, n_images=6, source=str(file))
     for _ in range(2):
         stream = scenario.open(Phase.SINGLE, None)
         assert [experience.name for experience in stream] == ["imagenetc gaussian_noise 3", "imagenetc snow 3"]
@@ -155,22 +156,22 @@ def test_imagenet_c_in_its_layout(home: Path) -> None:
             assert rows.shape == (6, 3, 224, 224) and experience.train.y.bincount().tolist() == [2, 2, 2]
             assert torch.equal(rows.float().mean((1, 2, 3)).div(60, rounding_mode="floor").long(), experience.train.y)
         test = stream.test(0).data
-        assert raw(test).shape == (6, 3, 224, 224) and test.y.tolist() == [0, 0, 1, 1, 2, 2]
+        assert raw(test).shape == (6, 3, 224, 224) and test.y.tolist() == [0, 1, 2, 0, 1, 2]
     assert stream.info.offers == {Need.UNLABELLED} and stream[0].class_names[1] == "n01443537"
-    assert len(list((home / "corrupted").glob("imagenetc-*-6.safetensors"))) == 3
+    assert len(list((home / "corrupted").glob("imagenetc-*-6-by-rank.safetensors"))) == 3
 
 
 def test_imagenet_c_that_is_not_there(home: Path) -> None:
     with pytest.raises(ConfigError, match="scenario=imagenetc has no training rows; give the weights"):
         ImageNetC().open(Phase.SINGLE, None)
     with pytest.raises(DataError, match=r"validation images are not there; put them into .*imagenetc/val"):
-        ImageNetC(source="w").open(Phase.SINGLE, None)
+        ImageNetC(source="model").open(Phase.SINGLE, None)
     write_imagenet(home)
     with pytest.raises(DataError, match="fog/3 is not there; unpack the official archives"):
-        ImageNetC(source="w", corruptions=["fog"], severity=3).open(Phase.SINGLE, None)
+        ImageNetC(source="model", n_images=9, corruptions=["fog"], severity=3).open(Phase.SINGLE, None)
     (home / "imagenetc/snow/3/n01440764/ILSVRC2012_val_00.JPEG").write_bytes(b"no image")
     with pytest.raises(DataError, match="is no readable image"):
-        ImageNetC(source="w", corruptions=["snow"], severity=3).open(Phase.SINGLE, None)
+        ImageNetC(source="model", n_images=9, corruptions=["snow"], severity=3).open(Phase.SINGLE, None)
     (home / "imagenetc/snow/3/n01440764/ILSVRC2012_val_00.JPEG").unlink()
     with pytest.raises(DataError, match=r"lacks n01440764/ILSVRC2012_val_00\.JPEG and 0 more of the 9 chosen"):
-        ImageNetC(source="w", corruptions=["snow"], severity=3).open(Phase.SINGLE, None)
+        ImageNetC(source="model", n_images=9, corruptions=["snow"], severity=3).open(Phase.SINGLE, None)
