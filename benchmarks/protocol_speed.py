@@ -33,8 +33,10 @@ def main() -> None:
     """Run it once in an empty folder, and write the record."""
     with tempfile.TemporaryDirectory() as out:
         began, load = time.monotonic(), os.getloadavg()[0]
-        subprocess.run([sys.executable, "-m", "cl_framework.cli", *WORDS, f"out={out}"], check=False,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = subprocess.run([sys.executable, "-m", "cl_framework.cli", *WORDS, f"out={out}"], check=False,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            sys.exit(f"clf {' '.join(WORDS)} ended with status {done.returncode}:\n{done.stderr}")
         wall = time.monotonic() - began
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         (record,) = Path(out).rglob("protocol.json")

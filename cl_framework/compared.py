@@ -12,17 +12,34 @@ from typing import Any
 
 from cl_framework.errors import ConfigError
 from cl_framework.pictures import draw_ranks, draw_slopes
-from cl_framework.protocol_record import digest_of
+from cl_framework.seal import digest_of
 
-FORMAT = 1
+FORMAT = 2
 """Fields may be added; none changes its meaning without a new number."""
+FORMATS = (1, FORMAT)
+"""Those that are read."""
 FILE = "comparison.json"
 """Its name, in a folder of its own for each set of searches, beside the studies."""
 _WHOLE = ("format", "protocol", "scenario", "metric", "rows", "ranks", "status", "digest")
 
 
-def read_comparison(path: Path) -> dict[str, Any]:
+def is_comparison(path: Path) -> bool:
+    """Whether a file, or what a folder has, is a comparison and no record of one strategy."""
+    if path.is_dir():
+        return (path / FILE).exists()
+    try:
+        made = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(made, dict) and "rows" in made and "ranks" in made
+
+
+def read_comparison(path: Path, *, is_sealed: bool = True) -> dict[str, Any]:
     """Read a `comparison.json`, or that of a folder.
+
+    Args:
+        path: of the file or its folder.
+        is_sealed: refuse one whose content does not give its digest.
 
     Raises:
         ConfigError: it is not there, no comparison, or not what was written.
@@ -39,10 +56,10 @@ def read_comparison(path: Path) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{file} is no comparison: missing {', '.join(missing)}; name a comparison.json that "
                           "`clf protocol` wrote")
-    if made["format"] != FORMAT:
+    if made["format"] not in FORMATS:
         raise ConfigError(f"{file} has format {made['format']}, this clf reads {FORMAT}; give the command of its "
                           "`clf protocol` again")
-    if digest_of(made) != made["digest"]:
+    if is_sealed and digest_of(made) != made["digest"]:
         raise ConfigError(f"{file} was changed after it was written: its digest is not that of its content; give the "
                           "command of its `clf protocol` again, finished runs are kept")
     whole: dict[str, Any] = made

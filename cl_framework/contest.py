@@ -18,15 +18,17 @@ from rich.table import Table
 
 from cl_framework.compared import FILE, FORMAT, draw_comparison
 from cl_framework.configuration import hash_of
+from cl_framework.errors import ConfigError
 from cl_framework.evaluation import Evaluated, evaluate
 from cl_framework.files import write_json
 from cl_framework.pairing import Measure, pair
 from cl_framework.pairing_table import PairingTable
 from cl_framework.plan import Plan
-from cl_framework.protocol_record import digest_of, judged, sealed
+from cl_framework.protocol_record import judged
 from cl_framework.ranks import rank_agreement
 from cl_framework.reporting_rules import baselines
 from cl_framework.rules import check
+from cl_framework.seal import digest_of, sealed
 from cl_framework.tuning import tune
 from cl_framework.tuning_table import percent, time_text
 from cl_framework.verdicts import Record, Verdict
@@ -46,8 +48,10 @@ def contest(plans: Sequence[Plan], workers: int, command: str, console: Console,
     """Tune and evaluate every plan, and write `<out>/tune/<scenario>/comparison/<hash>/comparison.json`, and pictures.
 
     Raises:
+        ConfigError: the strategies have unequal budgets; nothing was run.
         ClfError: a search or an evaluation could not be finished; what is finished is kept.
     """
+    refuse_unequal(plans)
     tuned = [tune(plan, workers, command, console) for plan in plans]
     done = [evaluate(each.path, None, workers, command, console, has_defaults=has_defaults) for each in tuned]
     made = compare(done)
@@ -57,6 +61,19 @@ def contest(plans: Sequence[Plan], workers: int, command: str, console: Console,
     for file in draw_comparison(made, path.parent):
         console.print(f"wrote {file}", highlight=False, soft_wrap=True)
     return path, made
+
+
+def refuse_unequal(plans: Sequence[Plan]) -> None:
+    """One budget for every strategy (rule R4).
+
+    Raises:
+        ConfigError: names the budgets.
+    """
+    budgets = {plan.strategy: f"{plan.n_trials} trials x {plan.search.seeds} seeds" for plan in plans}
+    if len(set(budgets.values())) > 1:
+        shown = ", ".join(f"{strategy} {budget}" for strategy, budget in budgets.items())
+        raise ConfigError(f"the strategies have unequal budgets ({shown}): rule R4 asks for one; take "
+                          "search.sampler=random, whose trials are as many as search.trials says for every strategy")
 
 
 def compare(done: Sequence[Evaluated]) -> dict[str, Any]:
@@ -74,7 +91,8 @@ def compare(done: Sequence[Evaluated]) -> dict[str, Any]:
                      "broken": [verdict.rule for verdict in found if verdict.kept is False],
                      "evaluation": {part["scenario"]: _row(part) for part in each.record["evaluation"]}})
     first = records[0]
-    content = {"format": FORMAT, "protocol": first["protocol"], "scenario": first["scenario"],
+    names = dict.fromkeys(record["protocol"] for record in records)
+    content = {"format": FORMAT, "protocol": " / ".join(names), "scenario": first["scenario"],
                "metric": first["metric"], "rows": rows, "claims": claims,
                "ranks": {scenario: _ranks(records, scenario) for scenario in _scenarios(records)},
                "tests": {scenario: _tests(records, scenario) for scenario in _scenarios(records)}}
@@ -97,7 +115,8 @@ def comparison_table(made: Mapping[str, Any], scenario: str) -> RenderableType:
     agreement = " ".join(f"{name} {'none' if ranks[name] is None else format(ranks[name], '.2f')}"
                          for name in ("kendall_tau", "spearman"))
     title = f"{made['protocol']} · tuned on {made['scenario']} · reported on {scenario}\n{made['metric']} % (rank)"
-    caption = f"agreement of the ranks of the phases: {agreement}; {made['status']}"
+    status = f"NON-COMPLIANT, not a result of this protocol: {', '.join(made['broken'])} broken"
+    caption = f"agreement of the ranks of the phases: {agreement}\n{status if made['broken'] else made['status']}"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None)
     for heading in ("strategy", "tuned", "reported, 95 %", "defaults", "forgets", "weights", "search"):
         table.add_column(heading, justify="left" if heading == "strategy" else "right", overflow="fold")

@@ -14,18 +14,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
+from cl_framework.chance import chance_of
 from cl_framework.config import Job
 from cl_framework.errors import ClfError, ConfigError, Diverged
-from cl_framework.fingerprint import Fingerprint, fingerprint
+from cl_framework.fingerprint import Fingerprint, fingerprint, overlap_faults
 from cl_framework.frozen import Frozen, read_tuned
 from cl_framework.launch import check_job, execute_all, label_of, open_stream
+from cl_framework.plugin_code import code_of
 from cl_framework.protocol_record import FILE, Phase2, build, write_record
 from cl_framework.runs import RunFolder
 from cl_framework.trials import Score
-from cl_framework.tuned import chance_of, configuration, digest
-from cl_framework.winner import Made, Target, changes, differences, job_of, protocol_of, statistic, targets, tree_of
+from cl_framework.tuned import configuration, digest
+from cl_framework.winner import (
+    Made,
+    Target,
+    changes,
+    differences,
+    job_of,
+    protocol_of,
+    statistic,
+    targets,
+    tree_of,
+    values_in,
+)
 
 _ALLOWED = ("tuned", "out", "launcher", "workers", "defaults")
 _KEPT = ("average_accuracy", "forgetting/max", "online_accuracy", "source_forgetting", "n_parameters", "train_seconds",
@@ -82,7 +96,9 @@ def evaluate(path: Path, out: Path | None, workers: int, command: str, console: 
         tuning = _tuning(frozen)
         parts = [_target(frozen.made, target, tuning, folder, workers, command, console, has_defaults)
                  for target in targets(frozen.made)]
-        phase2 = Phase2(tuning=tuning.plain(), parts=parts, changed=changed, seconds=time.monotonic() - began)
+        code = code_of(job_of(frozen.made, frozen.made["winner"]["values"], 0, frozen.made["phase"]))
+        phase2 = Phase2(tuning=tuning.plain(), parts=parts, changed=changed, seconds=time.monotonic() - began,
+                        code=code)
         record = build(frozen.made, phase2)
         write_record(folder / FILE, record)
     return Evaluated(folder / FILE, record)
@@ -119,20 +135,6 @@ def configuration_of(made: Made, job: Job) -> dict[str, Any]:
     return plain
 
 
-def overlap_faults(tuning: Fingerprint, evaluation: Fingerprint, name: str) -> list[str]:
-    """What both phases have (rule R1)."""
-    classes = sorted(set(tuning.classes) & set(evaluation.classes))
-    images = len(tuning.images & evaluation.images)
-    faults = []
-    if classes:
-        more = ", ..." if len(classes) > 3 else ""
-        faults.append(f"{name} shares {len(classes)} classes with the tuning stream ({', '.join(classes[:3])}{more}): "
-                      "the phases must share none (rule R1); evaluate on another data set, or tune on a half")
-    if images:
-        faults.append(f"{name} shares {images} images with the tuning stream: the phases must share none (rule R1)")
-    return faults
-
-
 def _target(made: Made, target: Target, tuning: Fingerprint, folder: Path, workers: int, command: str,
             console: Console, has_defaults: bool) -> dict[str, Any]:
     """Phase 2 on one stream, which is opened here for the first time."""
@@ -157,7 +159,8 @@ def _target(made: Made, target: Target, tuning: Fingerprint, folder: Path, worke
                       soft_wrap=True)
         default = _with_result(_runs(made, plain, folder, "default", workers, command, console, chance))
     return {**dataclasses.asdict(target), **print_of.plain(), "shared_images": len(tuning.images & print_of.images),
-            "configuration": configuration_of(made, jobs[0]), "data": dict(stream.provenance), "chance": chance,
+            "configuration": configuration_of(made, jobs[0]), "data": dict(stream.provenance),
+            "chance": chance[made["search"]["metric"]],
             "orders": {seed: [list(experience.class_names) for experience in open_stream(job)]
                        for seed, job in zip(made["evaluation_seeds"], jobs, strict=True)},
             **_with_result(runs), "default": default}
@@ -168,11 +171,10 @@ def _with_result(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _runs(made: Made, jobs: Sequence[Job], folder: Path, kind: str, workers: int, command: str, console: Console,
-          chance: float) -> list[dict[str, Any]]:
+          chance: Mapping[str, float]) -> list[dict[str, Any]]:
     """The runs of one choice of hyperparameters; one that diverges counts as chance and says so."""
     check_job(jobs[0])
     out, metric = folder / kind, made["search"]["metric"]
-    winner_hash = digest(dict(made["winner"]["values"])) if kind == "evaluation" else None
     _, failures = execute_all(jobs, out, command, console, workers)
     reasons = {failure.label: failure.error for failure in failures}
     broken = [f"{label}: {error}" for label, error in reasons.items() if not isinstance(error, Diverged)]
@@ -189,8 +191,17 @@ def _runs(made: Made, jobs: Sequence[Job], folder: Path, kind: str, workers: int
                          None if failure is None else str(failure))
         names = dict.fromkeys((metric, *_KEPT))
         entries.append({"seed": job.seed, "order_seed": job.order_seed, "config_hash": job.hash,
-                        "winner_hash": winner_hash,
+                        "winner_hash": winner_hash(place, made) if kind == "evaluation" else None,
                         "value": score.value, "failure": score.failure, "seconds": score.seconds,
                         "metrics": {name: measured[name] for name in names if measured.get(name) is not None},
                         "folder": str(place.path.relative_to(folder))})
     return entries
+
+
+def winner_hash(place: RunFolder, made: Made) -> str | None:
+    """The hash of the winner's values as the run's own `config.yaml` has them (rule R7); None where it has no file."""
+    try:
+        tree = yaml.safe_load((place.path / "config.yaml").read_text())
+    except FileNotFoundError:
+        return None
+    return digest(values_in(tree, made["winner"]["values"]))

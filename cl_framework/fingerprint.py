@@ -69,6 +69,20 @@ def fingerprint(*streams: Stream) -> Fingerprint:
     return Fingerprint(tuple(sorted(classes)), frozenset(images), n_rows)
 
 
+def overlap_faults(tuning: Fingerprint, evaluation: Fingerprint, name: str) -> list[str]:
+    """What both phases have (rule R1)."""
+    classes = sorted(set(tuning.classes) & set(evaluation.classes))
+    images = len(tuning.images & evaluation.images)
+    faults = []
+    if classes:
+        more = ", ..." if len(classes) > 3 else ""
+        faults.append(f"{name} shares {len(classes)} classes with the tuning stream ({', '.join(classes[:3])}{more}): "
+                      "the phases must share none (rule R1); evaluate on another data set, or tune on a half")
+    if images:
+        faults.append(f"{name} shares {images} images with the tuning stream: the phases must share none (rule R1)")
+    return faults
+
+
 def class_labels(stream: Stream, experience: Experience) -> list[str]:
     """The classes of an experience with what tells them from those of other streams: data set, or corruption."""
     source = experience.name or "+".join(sorted(stream.provenance)) or "unnamed"

@@ -1,12 +1,12 @@
 """What phase 1 froze: `best.yaml` read back and held against itself, so that a change by hand is found and named.
 
 Source: Cha and Cho, Hyperparameters in Continual Learning: A Reality Check, TMLR 2025 (GTEP, arXiv 2403.09066): the
-winner is carried over unchanged. Nothing here opens a stream.
+winner is carried over unchanged. Nothing here opens a stream. What no rule can name is found by the file's digest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,16 @@ import yaml
 
 from cl_framework.configuration import hash_of
 from cl_framework.errors import ClfError, ConfigError
-from cl_framework.search import draw
+from cl_framework.seal import digest_of
+from cl_framework.search import draw, tuning_phase
+from cl_framework.trial_faults import trial_faults
 from cl_framework.trials import winner
 from cl_framework.tuned import FILE, FORMAT, base_tree, digest
-from cl_framework.winner import Made, alike, differences, job_of, space_of_made, tree_of, trials_of
+from cl_framework.tuning_runs import held_against
+from cl_framework.winner import Made, alike, differences, hashes_of, space_of_made, trials_of
 
+FORMATS = (1, FORMAT)
+"""Of the searches that records hold; the first had no digest, no code and no list of what was opened."""
 _MOST_TRIALS = 10_000
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "format": int, "protocol": (str, type(None)), "scenario": str, "strategy": str, "model": str, "phase": str,
@@ -27,6 +32,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "space_hash": str, "study_hash": str, "configuration": dict, "scenario_hash": str, "classes": list, "data": dict,
     "chance": float, "costs": dict, "environment": dict, "trials": list,
 }
+_SINCE_2: Mapping[str, type | tuple[type, ...]] = {"opened": list, "code": dict, "digest": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +57,28 @@ def read_tuned(path: Path) -> Frozen:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read ({str(error).splitlines()[0]}); give the command of its search "
                           "again, finished runs are kept") from error
-    faults = shape_faults(made) or self_faults(made) or study_faults(made, file.parent)
+    faults = shape_faults(made) or [*self_faults(made), *held_against(made, file.parent).faults] \
+        or study_faults(made, file.parent) or seal_faults(made)
     if faults:
         raise ConfigError([f"{file}: {fault}" for fault in faults])
     return Frozen(path=file, made=made)
 
 
-def shape_faults(made: object) -> list[str]:
-    """What keeps a file from being read at all, in one sentence."""
+def shape_faults(made: object, formats: Collection[int] = (FORMAT,)) -> list[str]:
+    """What keeps a file from being read at all, in one sentence.
+
+    Args:
+        made: what was read.
+        formats: those that may be read; phase 2 begins from the newest alone.
+    """
     if not isinstance(made, dict):
         return ["it holds no search; `clf tune` writes best.yaml"]
-    if made.get("format", FORMAT) != FORMAT:
-        return [f"it has format {made['format']}, this clf reads {FORMAT}; tune again with this version"]
-    missing = [name for name in _KINDS if name not in made]
-    wrong = [f"{name}={made[name]!r}" for name, kinds in _KINDS.items()
+    if made.get("format", FORMAT) not in formats:
+        return [f"it has format {made['format']}, this clf reads {FORMAT}; give the command of its search again, "
+                "finished runs are kept"]
+    kinds_of = _KINDS if made.get("format") == 1 else {**_KINDS, **_SINCE_2}
+    missing = [name for name in kinds_of if name not in made]
+    wrong = [f"{name}={made[name]!r}" for name, kinds in kinds_of.items()
              if name in made and not isinstance(made[name], kinds)]
     if missing or wrong:
         return ["it is no whole best.yaml: " + "; ".join(
@@ -81,6 +95,14 @@ def shape_faults(made: object) -> list[str]:
 def self_faults(made: Made) -> list[str]:
     """Where the file contradicts itself: winner, search space, trials, scenario; each names the field."""
     return [*winner_faults(made), *space_faults(made), *scenario_faults(made)]
+
+
+def seal_faults(made: Made) -> list[str]:
+    """Whether anything at all was changed since the file was written; a file of format 1 cannot say."""
+    if "digest" not in made or digest_of(made) == made["digest"]:
+        return []
+    return ["its content does not give its digest: something in it was changed by hand; give the command of its search "
+            "again, finished runs are kept"]
 
 
 def winner_faults(made: Made) -> list[str]:
@@ -100,6 +122,7 @@ def winner_faults(made: Made) -> list[str]:
                           f"{entry['hash']}: one of {', '.join(trial.values)} was changed")
         if not alike(trial.mean, entry["mean"]):
             faults.append(f"trial {trial.number}: its seeds have mean {trial.mean}, the file says {entry['mean']}")
+    faults += trial_faults(made, listed)
     if not alike(own.mean, stated["mean"]):
         faults.append(f"winner.mean is {stated['mean']}, but the seeds of trial {own.number} have mean {own.mean}")
     try:
@@ -121,6 +144,8 @@ def space_faults(made: Made) -> list[str]:
     faults = [] if space.hash == made["space_hash"] else [
         f"the grids of space have hash {space.hash}, not {made['space_hash']}: a grid was changed"]
     combinations = list(space.combinations()) if made["search"]["sampler"] == "grid" else []
+    if made["search"]["sampler"] == "grid" and made["search"]["trials"] != space.size:
+        faults.append(f"search.trials is {made['search']['trials']}, but its grids have {space.size} combinations")
     for trial in trials_of(made):
         expected = dict(trial.values)
         if made["search"]["sampler"] == "random":
@@ -149,6 +174,11 @@ def scenario_faults(made: Made) -> list[str]:
         ("seeds", made["search"]["seeds"]),
         ("evaluation_seeds", made["search"].get("evaluation_seeds") or made["search"]["seeds"]),
     ) if made[name] != list(range(n))]
+    if made["evaluate"] != made["search"].get("evaluate", made["evaluate"]):
+        faults.append(f"evaluate is {made['evaluate']}, but search.evaluate is {made['search']['evaluate']}")
+    phase = tuning_phase(made["scenario"], made["evaluate"])
+    if made["phase"] != phase:
+        faults.append(f"phase is {made['phase']}, but with evaluate={made['evaluate']} a search opens phase={phase}")
     if digest(stated) != made["scenario_hash"]:
         faults.append(f"configuration has hash {digest(stated)}, not {made['scenario_hash']}: one of its fields was "
                       "changed")
@@ -162,8 +192,7 @@ def study_faults(made: Made, folder: Path) -> list[str]:
     """
     first = {key: grid[0] for key, grid in made["space"].items()}
     search = {name: value for name, value in made["search"].items() if name != "storage"}
-    tree = tree_of(made, first, 0, made["phase"])
-    hashes = {hash_of(tree), job_of(made, first, 0, made["phase"]).hash}
+    hashes = hashes_of(made, first, 0, made["phase"], code=made.get("code"))
     n = search["trials"]
     declared = range(n, _MOST_TRIALS + 1) if search["sampler"] == "grid" else (n,)  # a grid may be below its budget
     expected = (hash_of({"first": own, "space": made["space_hash"], "search": {**search, "trials": trials},

@@ -19,6 +19,7 @@ from cl_framework.checkpoint import Vault
 from cl_framework.config import Job, from_tree
 from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.files import write_json
+from cl_framework.isolation import ask, only
 from cl_framework.launchers import chosen
 from cl_framework.memory_of_runs import load_of
 from cl_framework.models import Model
@@ -47,7 +48,12 @@ _STREAMS: dict[tuple[str, Phase, int | None, int], Stream] = {}
 
 
 def open_stream(job: Job) -> Stream:
-    """The stream of a job; opened once a process."""
+    """The stream of a job; opened once a process.
+
+    Raises:
+        DataLeak: another run or search is under way, which may not see it.
+    """
+    ask(job.scenario, job.name("scenario"), job.phase)
     key = (json.dumps(job.tree["scenario"], sort_keys=True), job.phase, job.order_seed, job.experiences)
     if key not in _STREAMS:
         whole = job.scenario.open(job.phase, job.order_seed)
@@ -67,7 +73,7 @@ def check_job(job: Job) -> None:
     model = build_model(job.architecture, info, 0)
     try:
         check_needs(job.strategy, info)
-        with untouched():
+        with untouched(), only(job.scenario, job.name("scenario"), job.phase):
             copy.deepcopy(job.strategy).setup(model, info)
     except ConfigError as error:
         raise ConfigError([_by_key(job, fault) for fault in error.faults]) from None
@@ -88,7 +94,7 @@ def execute(job: Job, out: Path, command: str, console: Console) -> dict[str, An
         ClfError: the run cannot begin, or stops.
     """
     folder = RunFolder.of(job, out)
-    with folder.locked():
+    with folder.locked(), only(job.scenario, job.name("scenario"), job.phase):
         return _execute(job, folder, command, console)
 
 

@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from typing import Any
 
+from cl_framework.lifeline import hold
 from cl_framework.machine import available_memory, resident_bytes
 from cl_framework.pool import Died, Work
 
@@ -18,7 +19,7 @@ _SHARE = 0.9
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 """Libraries beside torch have one thread in a worker, unless the user's environment says otherwise."""
 _IDLE = 300.0
-"""Seconds without a task after which a process ends; also where the command that started it was killed."""
+"""Seconds without a task after which a process ends."""
 
 
 class Processes:
@@ -94,7 +95,7 @@ def processes() -> Processes:
 def _executor() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(max_workers=1, timeout=_IDLE,
+    return ProcessPoolExecutor(max_workers=1, timeout=_IDLE, initializer=hold, initargs=(os.getpid(),),
                                env={name: os.environ.get(name, one) for name, one in _THREADS.items()})
 
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cl_framework.chance import accuracies, chance_of
 from cl_framework.config import Job, filled, resolve, without_strangers
 from cl_framework.configuration import hash_of
+from cl_framework.declared import departures, labelled
 from cl_framework.errors import ConfigError
-from cl_framework.launch import check_job
+from cl_framework.launch import check_job, open_stream
 from cl_framework.metrics import installed_metrics
 from cl_framework.presets import Flat, preset
 from cl_framework.registry import find, unknown
@@ -36,7 +38,7 @@ class Plan:
 
     Attributes:
         strategy: a name or a chain.
-        protocol: the preset of configs/protocol/; None where none was named.
+        protocol: the preset of configs/protocol/, and what the command changed of it; None where none was named.
         search: the section `search.*`.
         space: what is searched.
         chosen: dotted keys of every run, without those searched.
@@ -78,6 +80,11 @@ class Plan:
     def first(self) -> dict[str, Any]:
         """The first value of every grid."""
         return {key: grid[0] for key, grid in self.space.grids.items()}
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """What guessing gives on the tuning stream, by metric; opens the stream."""
+        return chance_of(open_stream(self.job(self.first, 0)))
 
     @property
     def hash(self) -> str:
@@ -133,6 +140,9 @@ class Plan:
                 faults += [f"{fault} (trial {number})" for fault in error.faults]
         if faults:
             raise ConfigError(faults)
+        if self.search.metric not in self.chance:
+            raise ConfigError(f"search.metric={self.search.metric} is not measured on this stream; take one of "
+                              f"{', '.join(self.chance)}")
 
 
 def plans(values: Mapping[str, Sequence[Any]], out: Path) -> list[Plan]:
@@ -182,6 +192,9 @@ def _plan(strategy: str, protocol: str | None, user: Flat, grids: Flat, parts: f
     fixed = {full_key(key, strategy): value for key, value in user.items() if key.startswith(("strategy.", "train."))}
     notes = tuple(f"{strategy}: {key} is fixed at {value} and not searched" for key, value in fixed.items()
                   if key in searched.grids)
+    if protocol is not None:
+        protocol = labelled(protocol, [*departures(protocol, vars(search), chosen, searched.grids),
+                                       *(key for key in fixed if key in searched.grids)])
     return Plan(strategy=strategy, protocol=protocol, search=search, notes=notes, chosen=chosen, parts=parts, out=out,
                 space=space_of(strategy, search, tuple(fixed), parts))
 
@@ -196,9 +209,9 @@ def _check_search(search: Search) -> None:
     faults = []
     if search.metric not in metrics:
         faults.append(unknown("search.metric", search.metric, metrics))
-    elif not metrics[search.metric].higher_is_better:
-        faults.append(f"search.metric={search.metric} is better when it is lower; a winner has the largest value, and "
-                      "a failed run counts as chance accuracy: take an accuracy")
+    elif search.metric not in (possible := [metric.name for metric in accuracies()]):
+        faults.append(f"search.metric={search.metric} is no accuracy; a winner has the largest mean, in which a failed "
+                      f"run counts as the accuracy of guessing: take one of {', '.join(possible)}")
     for name in search.evaluate:
         find("scenario", name)
     if faults:

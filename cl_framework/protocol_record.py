@@ -6,11 +6,10 @@ The file holds a digest of its own content, so that an edit is noticed. Source o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,19 @@ from rich.table import Table
 
 from cl_framework.errors import ConfigError
 from cl_framework.files import write_json
+from cl_framework.plugin_code import Code
 from cl_framework.rules import check
 from cl_framework.runs import git_commit
+from cl_framework.seal import sealed
+from cl_framework.tuned import digest
 from cl_framework.tuning_table import percent
 from cl_framework.verdicts import Verdict
 from cl_framework.winner import Made, protocol_of, statistic, trials_of
 
-FORMAT = 1
+FORMAT = 2
 """Fields may be added; none changes its meaning without a new number."""
+FORMATS = (1, FORMAT)
+"""Those that are read; the first has no digests of code and streams, and its `winner_hash` is that of phase 1."""
 FILE = "protocol.json"
 """Its name, beside best.yaml."""
 _PACKAGES = ("torch", "lightning", "numpy", "cl-framework")
@@ -40,14 +44,16 @@ class Phase2:
     Attributes:
         tuning: the fingerprint of the tuning stream.
         parts: one for each stream reported on.
-        changed: versions that differ from those of phase 1.
+        changed: versions and sources that differ from those of phase 1.
         seconds: wall-clock time of this start.
+        code: digests of the source of the plugins, now.
     """
 
     tuning: Mapping[str, Any]
     parts: Sequence[Mapping[str, Any]]
     changed: Sequence[str]
     seconds: float
+    code: Code = field(default_factory=dict)
 
 
 def build(made: Made, phase2: Phase2) -> dict[str, Any]:
@@ -59,7 +65,8 @@ def build(made: Made, phase2: Phase2) -> dict[str, Any]:
         "format": FORMAT, "protocol": protocol_of(made), "strategy": made["strategy"], "model": made["model"],
         "scenario": made["scenario"], "metric": made["search"]["metric"], "seeds": list(made["evaluation_seeds"]),
         "hashes": {"scenario": made["scenario_hash"], "space": made["space_hash"], "winner": made["winner"]["hash"],
-                   "study": made["study_hash"]},
+                   "study": made["study_hash"], "code": digest(phase2.code), "tuning": _split_hash(phase2.tuning),
+                   "evaluation": {part["scenario"]: _split_hash(part) for part in phase2.parts}},
         "winner": made["winner"]["values"],
         "tuning": {**phase2.tuning, "phase": made["phase"], "data": made["data"],
                    "result": statistic([score.value for score in first.scores.values()]),
@@ -71,7 +78,7 @@ def build(made: Made, phase2: Phase2) -> dict[str, Any]:
         "environment": {"git_commit": git_commit(), "python": platform.python_version(),
                         "platform": f"{platform.system()} {platform.machine()}",
                         "packages": {name: version(name) for name in _PACKAGES}},
-        "changed_since_tuning": list(phase2.changed), "tuned": dict(made),
+        "changed_since_tuning": list(phase2.changed), "code": phase2.code, "tuned": dict(made),
     }
     return sealed(judged(json.loads(json.dumps(record))))
 
@@ -83,17 +90,6 @@ def judged(record: Mapping[str, Any], verdicts: Sequence[Verdict] | None = None)
     return {**record, "status": "non-compliant" if broken else "compliant", "broken": broken,
             "not_shown": [verdict.rule for verdict in found if verdict.kept is None],
             "verdicts": [asdict(verdict) for verdict in found]}
-
-
-def digest_of(record: Mapping[str, Any]) -> str:
-    """A digest of the whole content but the digest itself."""
-    content = {name: value for name, value in record.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with its digest."""
-    return {**record, "digest": digest_of(record)}
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -118,7 +114,7 @@ def read_record(path: Path) -> dict[str, Any]:
     missing = [name for name in _WHOLE if not isinstance(record, dict) or name not in record]
     if missing:
         raise ConfigError(f"{file} is no protocol record: missing {', '.join(missing)}")
-    if record["format"] != FORMAT:
+    if record["format"] not in FORMATS:
         raise ConfigError(f"{file} has format {record['format']}, this clf reads {FORMAT}; evaluate again")
     whole: dict[str, Any] = record
     return whole
@@ -128,8 +124,7 @@ def record_table(record: Mapping[str, Any]) -> Table:
     """Both phases of one strategy, a row for each stream."""
     table = Table(title=f"{record['strategy']} · {record['protocol']} · tuned on {record['scenario']}\n"
                   f"{record['metric']}, mean over seeds", title_justify="left", box=None, caption_justify="left",
-                  caption=f"not shown: {', '.join(record['not_shown']) or 'none'}; broken: "
-                  f"{', '.join(record['broken']) or 'none'}")
+                  caption=f"not shown: {', '.join(record['not_shown']) or 'none'}\n{_status_text(record)}")
     for heading in ("phase", "stream", "mean %", "95 %", "n", "failed"):
         table.add_column(heading, justify="left" if heading in ("phase", "stream") else "right", no_wrap=True)
     table.add_row("tuning", record["scenario"], *_cells(record["tuning"]["result"]), "")
@@ -140,6 +135,18 @@ def record_table(record: Mapping[str, Any]) -> Table:
                 table.add_row(name, part["scenario"], *_cells(row["result"]), str(failed),
                               style="bold" if name == "evaluation" else None)
     return table
+
+
+def _status_text(record: Mapping[str, Any]) -> str:
+    """Whether a record is compliant; else which rules are broken, and why."""
+    broken = [f"{verdict['rule']} is broken: {verdict['reason']}" for verdict in record["verdicts"]
+              if verdict["kept"] is False]
+    return "compliant" if not broken else "\n".join(["NON-COMPLIANT, not a result of this protocol:", *broken])
+
+
+def _split_hash(part: Mapping[str, Any]) -> str:
+    """What stands for the classes and the images of a stream."""
+    return digest({name: part[name] for name in ("classes", "images")})
 
 
 def _cells(result: Mapping[str, Any]) -> list[str]:

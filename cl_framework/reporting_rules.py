@@ -31,6 +31,7 @@ def every_seed(record: Record, beside: Sequence[Record]) -> Finding:
             faults.append(f"{part['scenario']} has the seeds {seeds}, declared {record['tuned']['evaluation_seeds']}")
         elif not _same(part["result"], statistic([run["value"] for run in part["runs"]])):
             faults.append(f"the mean, deviation or n of {part['scenario']} is not that of its seeds")
+        faults += _not_chance(part, part["runs"])
     return finding(faults, f"{len(record['tuned']['evaluation_seeds'])} seeds for each evaluation stream")
 
 
@@ -64,8 +65,8 @@ def both_flavours(record: Record, beside: Sequence[Record]) -> Finding:
                 for part in each["evaluation"]}
     if len(flavours) > 1:
         return True, " and ".join(sorted(flavours))
-    reason = f"only {next(iter(flavours), 'nothing')} is reported"
-    return (False, reason) if beside else (None, f"{reason}; {ALONE}")
+    reason = f"only {next(iter(flavours), 'nothing')} is reported; search.evaluate names the streams to report on"
+    return (False, reason) if beside else (None, f"{reason}; another record may show the other kind")
 
 
 def default_row(record: Record, beside: Sequence[Record]) -> Finding:
@@ -78,6 +79,7 @@ def default_row(record: Record, beside: Sequence[Record]) -> Finding:
             faults.append(f"the defaults of {part['scenario']} have other seeds")
         elif not _same(part["default"]["result"], statistic([run["value"] for run in part["default"]["runs"]])):
             faults.append(f"the mean of the defaults of {part['scenario']} is not that of its seeds")
+        faults += [] if part["default"] is None else _not_chance(part, part["default"]["runs"])
     return finding(faults, "the defaults of the plugin, on the same seeds")
 
 
@@ -122,6 +124,12 @@ def baselines_there(record: Record, beside: Sequence[Record]) -> Finding:
     if not beside:
         return None, ALONE
     return finding([f"{name} is missing" for name in missing], f"{', '.join(expected)} are there")
+
+
+def _not_chance(part: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Failed runs that count as something else than chance."""
+    return [f"seed {run['seed']} of {part['scenario']} failed and counts {run['value']}, not chance ({part['chance']})"
+            for run in runs if run["failure"] is not None and not alike(run["value"], part["chance"])]
 
 
 def _same(stated: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import wraps
+from typing import Any, ClassVar
 
 from cl_framework.data import Dataset, TestSet
 from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
 from cl_framework.fields import check_ranges
+from cl_framework.isolation import opening
 from cl_framework.types import Need, Phase, StreamInfo
 
 
@@ -167,6 +169,12 @@ class Scenario(ABC):
     known_failures: ClassVar[Mapping[str, str]] = {}
     """Conformance checks that fail, each with its reason."""
 
+    def __init_subclass__(cls) -> None:
+        """Ask, wherever a stream is opened, whether it may be: see `isolation`."""
+        super().__init_subclass__()
+        if "open" in vars(cls):
+            cls.open = _asking(cls.open)  # type: ignore[method-assign, assignment]
+
     def __post_init__(self) -> None:
         check_ranges(self)
 
@@ -186,6 +194,15 @@ class Scenario(ABC):
     def recipe(self) -> Mapping[str, object]:
         """`train.*` values that follow from the fields; the user's own values win."""
         return {}
+
+
+def _asking(method: Callable[[Any, Phase, int | None], Stream]) -> Callable[[Any, Phase, int | None], Stream]:
+    @wraps(method)
+    def opened(self: Scenario, phase: Phase, order_seed: int | None) -> Stream:
+        with opening(self, phase):
+            return method(self, phase, order_seed)
+
+    return opened
 
 
 def phase_classes(n_classes: int, phase: Phase) -> range:

@@ -123,15 +123,6 @@ def draw(space: Space, algorithm: str, r: int) -> dict[str, Any]:
     return {key: random.Random(derive(r, "search", algorithm, key)).choice(grid) for key, grid in space.grids.items()}
 
 
-def milestones(epochs: int, n: int) -> list[int]:
-    """The epochs at which GTEP's step schedule decays: 2iE / (2n + 1), i = 1 to n, rounded down.
-
-    >>> milestones(70, 3)
-    [20, 40, 60]
-    """
-    return [2 * i * epochs // (2 * n + 1) for i in range(1, n + 1)]
-
-
 def space_of(strategy: str, search: Search, fixed: Collection[str] = (), everyone: Collection[str] = ()) -> Space:
     """The space of a strategy: declared grids, then the presets of configs/search/, then `search.space`.
 

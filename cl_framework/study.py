@@ -55,6 +55,8 @@ class Ledger:
     def __init__(self, name: str, space: Space, folder: Path, storage: str | None, holder: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._holder, self._name = space, holder, name
+        self._where = str(folder / JOURNAL) if storage is None else re.sub(r"//[^/@]*@", "//***@", storage)
+        self._elsewhere = "out=DIR" if storage is None else "search.storage"
         self._axes: dict[str, BaseDistribution] = {
             key: CategoricalDistribution([_plain(value) for value in grid])
             for key, grid in space.grids.items()}
@@ -64,11 +66,26 @@ class Ledger:
                                               load_if_exists=True)
             self._id = self._storage.get_study_id_from_name(name)
         except Exception as error:  # SQLAlchemy, its drivers and Optuna raise dozens of kinds
-            where = folder / JOURNAL if storage is None else re.sub(r"//[^/@]*@", "//***@", storage)
             shown = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(f"the study cannot be kept in search.storage={where}: {shown}; "
+            raise ConfigError(f"the study cannot be kept in search.storage={self._where}: {shown}; "
                               "check the address and its driver, or leave search.storage out for a file"
                               ) from error
+
+    def begin_on(self, data: Mapping[str, str]) -> None:
+        """Note the data that the scores belong to; later starts must have the same.
+
+        Args:
+            data: name and digest of each data set of the tuning stream.
+
+        Raises:
+            ConfigError: shows both digests.
+        """
+        known = self._study.user_attrs.get("data")
+        if known is None:
+            self._study.set_user_attr("data", dict(data))
+        elif known != dict(data):
+            raise ConfigError(f"the search in {self._where} was begun on other data ({known}, now {dict(data)}); put "
+                              f"the old files back, or begin a new search with another {self._elsewhere}")
 
     def put_down(self, draws: Iterable[Mapping[str, Any]]) -> None:
         """Write down the trials that are not there yet, in order; those that are there stay as they are."""

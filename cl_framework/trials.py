@@ -23,8 +23,8 @@ class Score:
     """What one seed of a trial gave.
 
     Attributes:
-        value: the declared metric; chance where the run failed.
-        average_accuracy: the first tie-break; chance where the run failed.
+        value: the declared metric; its chance level where the run failed.
+        average_accuracy: the first tie-break; its own chance level where the run failed.
         n_parameters: the second tie-break; infinite where the run failed.
         seconds: training time; 0 where the run failed.
         failure: why there is no number of its own; None where there is one.
@@ -37,21 +37,28 @@ class Score:
     failure: str | None = None
 
     @staticmethod
-    def of(metrics: Mapping[str, float], metric: str, chance: float, seconds: float = 0.0,
+    def of(metrics: Mapping[str, float], metric: str, chance: Mapping[str, float], seconds: float = 0.0,
            failure: str | None = None) -> Score:
         """The score of a run; one without a finite number counts as chance and says so.
 
-        >>> Score.of({"average_accuracy": 0.5}, "average_accuracy", 0.1).value
+        Args:
+            metrics: what the run measured, by name.
+            metric: the one that decides.
+            chance: the chance level of metrics, by name; that of `metric` is among them.
+            seconds: training time.
+            failure: why the run ended without numbers; None where it did not.
+
+        >>> Score.of({"average_accuracy": 0.5}, "average_accuracy", {"average_accuracy": 0.1}).value
         0.5
-        >>> Score.of({"average_accuracy": float("nan")}, "average_accuracy", 0.1).value
+        >>> Score.of({"average_accuracy": float("nan")}, "average_accuracy", {"average_accuracy": 0.1}).value
         0.1
         """
         value = metrics.get(metric, math.nan)
         if failure is None and not math.isfinite(value):
             failure = f"{metric} was not measured or is not finite"
         if failure is not None:
-            return Score(value=chance, average_accuracy=chance, n_parameters=math.inf, seconds=seconds,
-                         failure=failure)
+            return Score(value=chance[metric], average_accuracy=chance.get("average_accuracy", chance[metric]),
+                         n_parameters=math.inf, seconds=seconds, failure=failure)
         return Score(value=value, average_accuracy=metrics.get("average_accuracy", value),
                      n_parameters=metrics.get("n_parameters", math.inf), seconds=seconds)
 
@@ -95,15 +102,21 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
     """Trials whose seeds are all in, the best first.
 
     The largest mean over seeds wins; ties go to the larger mean average accuracy, then to fewer parameters, then to
-    the smaller number. A pruned trial is not ranked: it was below the median when it was stopped.
+    the smaller number. A trial without a finished seed comes after all others, whatever chance is. A pruned trial is
+    not ranked: it was below the median when it was stopped.
     """
-    def place(trial: Trial) -> tuple[float, float, float, int]:
+    def place(trial: Trial) -> tuple[bool, float, float, float, int]:
         scores = trial.scores.values()
-        return (-statistics.fmean(score.value for score in scores),
+        return (trial.state == "failed", -statistics.fmean(score.value for score in scores),
                 -statistics.fmean(score.average_accuracy for score in scores),
                 statistics.fmean(score.n_parameters for score in scores), trial.number)
 
     return sorted((trial for trial in trials if trial.state in ("complete", "failed")), key=place)
+
+
+def leader(trials: Iterable[Trial]) -> Trial | None:
+    """The best trial that is over and has a finished seed; None while there is none."""
+    return next((trial for trial in ranked(trials) if trial.state == "complete"), None)
 
 
 def winner(trials: Sequence[Trial]) -> Trial:
@@ -112,11 +125,11 @@ def winner(trials: Sequence[Trial]) -> Trial:
     Raises:
         ClfError: no seed of any trial finished.
     """
-    order = ranked(trials)
-    if not order or all(trial.state == "failed" for trial in order):
+    best = leader(trials)
+    if best is None:
         reasons = dict.fromkeys(reason for trial in trials for reason in trial.failures.values())
         raise ClfError("no run of the search finished, so there is no winner: " + "; ".join(list(reasons)[:3]))
-    return order[0]
+    return best
 
 
 def is_hopeless(trial: Trial, others: Iterable[Trial], n_seeds: int) -> bool:

@@ -19,33 +19,22 @@ import yaml
 
 from cl_framework.files import write_atomic
 from cl_framework.fingerprint import class_labels
+from cl_framework.isolation import openings
 from cl_framework.launch import open_stream
 from cl_framework.plan import Plan
+from cl_framework.plugin_code import code_of
 from cl_framework.runs import git_commit
 from cl_framework.scenario import Stream
+from cl_framework.seal import sealed
 from cl_framework.search import Space
 from cl_framework.trials import Trial, winner
-from cl_framework.types import Setting
 
-FORMAT = 1
+FORMAT = 2
 """Fields may be added; none changes its meaning without a new number."""
 FILE = "best.yaml"
 """Its name in the study's folder."""
 _PACKAGES = ("torch", "lightning", "numpy", "optuna", "cl-framework")
 _PER_RUN = ("seed", "order_seed", "phase", "track")
-
-
-def chance_of(stream: Stream) -> float:
-    """What guessing would give: the mean over experiences of 1 / classes to choose from at that time.
-
-    These are the classes seen so far; those of the experience where the task is told.
-    """
-    seen: set[int] = set()
-    rates = []
-    for experience in stream:
-        seen |= set(experience.classes)
-        rates.append(1 / len(experience.classes if stream.info.setting is Setting.TASK else seen))
-    return statistics.fmean(rates)
 
 
 def digest(value: object) -> str:
@@ -111,19 +100,20 @@ def content(plan: Plan, trials: Sequence[Trial], seconds: float) -> dict[str, An
         "space": space, "space_hash": plan.space.hash,
         "study_hash": plan.hash, "configuration": shape, "scenario_hash": digest(shape),
         "classes": sorted({label for stream in streams for part in stream for label in class_labels(stream, part)}),
-        "orders": orders, "data": dict(streams[0].provenance), "chance": chance_of(open_stream(jobs[0])),
+        "orders": orders, "data": dict(streams[0].provenance), "chance": plan.chance[plan.search.metric],
         "costs": {"runs": len(runs), "failed_runs": sum(score.failure is not None for score in runs),
                   "train_seconds": sum(score.seconds for score in runs), "wall_seconds": seconds},
         "environment": {"git_commit": git_commit(), "python": platform.python_version(),
                         "platform": f"{platform.system()} {platform.machine()}", "device": jobs[0].hardware.describe(),
                         "packages": {name: version(name) for name in _PACKAGES}},
+        "code": code_of(jobs[0]), "opened": openings(),
         "trials": [_entry(trial) for trial in trials],
     }
 
 
 def write_tuned(path: Path, made: Mapping[str, Any]) -> None:
-    """Write the file in one step."""
-    write_atomic(path, yaml.safe_dump(dict(made), sort_keys=False, default_flow_style=None, width=120))
+    """Write the file in one step, with a digest of its content."""
+    write_atomic(path, yaml.safe_dump(sealed(made), sort_keys=False, default_flow_style=None, width=120))
 
 
 def _entry(trial: Trial) -> dict[str, Any]:

@@ -18,13 +18,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cl_framework.apart import refuse_overlap
 from cl_framework.errors import ClfError, ConfigError, Stopped
+from cl_framework.frozen import read_tuned
+from cl_framework.isolation import only
 from cl_framework.launch import open_stream
 from cl_framework.plan import Plan
 from cl_framework.runs import RunFolder
 from cl_framework.study import STALE, Ledger
 from cl_framework.trials import Score, Trial, is_hopeless
-from cl_framework.tuned import FILE, chance_of, content, write_tuned
+from cl_framework.tuned import FILE, content, write_tuned
 from cl_framework.tuning_pool import Key, Outcome, Pool, Task, processes
 from cl_framework.tuning_table import Board
 
@@ -51,19 +54,35 @@ def tune(plan: Plan, workers: int, command: str, console: Console, pool: Pool | 
     Raises:
         ClfError: the search cannot begin or cannot go on, or no run of it finished.
     """
-    folder = plan.folder
-    with RunFolder(folder).locked():
+    refuse_overlap(plan, console)
+    folder, job = plan.folder, plan.job(plan.first, 0)
+    with RunFolder(folder).locked(), only(job.scenario, job.name("scenario"), job.phase):
         storage = plan.search.storage
         holder = "this folder" if storage is None else f"{platform.node()}:{folder.resolve()}"
         name = " ".join(folder.parts[-3:])
         ledger = Ledger(name, plan.space, folder, storage, holder)
+        ledger.begin_on(open_stream(job).provenance)
         ledger.put_down(plan.draws())
         search = _Search(plan, ledger, _board(plan, console))
         search.run(pool or processes(folder / "runs", command, workers), console)
         trials = tuple(ledger.trials()[number] for number in range(plan.n_trials))
-        if search.n_scored or not (folder / FILE).exists():
+        if search.n_scored or not _stands(folder / FILE, console):
             write_tuned(folder / FILE, content(plan, trials, ledger.spend(0.0)))
     return Tuned(plan, trials, folder / FILE)
+
+
+def _stands(file: Path, console: Console) -> bool:
+    """Whether a finished search has its `best.yaml`, as phase 2 would read it."""
+    if not file.exists():
+        return False
+    try:
+        read_tuned(file)
+    except ClfError as error:
+        reason = str(error).partition(";")[0]
+        console.print(f"note: {reason}; it is written anew from the scores of the search", highlight=False,
+                      soft_wrap=True)
+        return False
+    return True
 
 
 def _board(plan: Plan, console: Console) -> Board:
@@ -77,7 +96,7 @@ class _Search:
 
     def __init__(self, plan: Plan, ledger: Ledger, board: Board) -> None:
         self._plan, self._ledger, self._board = plan, ledger, board
-        self._chance = chance_of(open_stream(plan.job(plan.first, 0)))
+        self._chance = plan.chance
         self._pending: deque[tuple[int, int]] = deque()
         self._flying: dict[Key, tuple[Task, list[tuple[int, int]]]] = {}
         self._again: deque[Task] = deque()

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from cl_framework.config import from_tree
@@ -42,6 +43,9 @@ class Outcome:
     failure: str | None = None
 
 
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""How torch says, in a plain RuntimeError, that a CPU has no memory left."""
+
 Pool = Callable[[Iterable[Task]], Iterable[Outcome]]
 """Runs tasks, and takes the next one when it has room for it."""
 
@@ -50,7 +54,7 @@ def attempt(task: Task, out: Path, command: str) -> Outcome:
     """Run a task in this process; a run that fails by itself is an outcome, too.
 
     Raises:
-        ClfError: the data, the disk or a plugin is at fault, not the hyperparameters.
+        ClfError: the data, the machine or a plugin is at fault, not the hyperparameters.
     """
     job = replace(from_tree(task.tree), experiences=task.experiences)
     while True:
@@ -63,7 +67,21 @@ def attempt(task: Task, out: Path, command: str) -> Outcome:
         except ClfError:
             raise
         except Exception as error:
+            if is_of_the_machine(error):
+                raise ClfError(f"seed {task.key[1]} of {task.key[0]}: {type(error).__name__}: {error}; memory or disk "
+                               "is short, which says nothing about hyperparameters. Take fewer at a time with "
+                               "workers=, or what needs so much out of its grid, and give the same command again: "
+                               "finished runs are kept") from error
             return Outcome(task.key, failure=f"{type(error).__name__}: {error}")
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Whether memory, disk or files are at fault, so that the same run may well finish another time.
+
+    >>> is_of_the_machine(MemoryError()), is_of_the_machine(ZeroDivisionError())
+    (True, False)
+    """
+    return isinstance(error, MemoryError | OSError | torch.OutOfMemoryError) or _NO_MEMORY in str(error)
 
 
 def processes(out: Path, command: str, workers: int) -> Pool:

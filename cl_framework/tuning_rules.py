@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cl_framework.declared import changed_keys, departures
 from cl_framework.errors import ConfigError
 from cl_framework.frozen import scenario_faults, space_faults, winner_faults
-from cl_framework.presets import preset
+from cl_framework.isolation import described
 from cl_framework.search import tuning_phase
 from cl_framework.tuned import digest
 from cl_framework.verdicts import ALONE, Finding, Record, finding
@@ -56,20 +57,11 @@ def declared_space(record: Record, beside: Sequence[Record]) -> Finding:
 
 
 def same_budget(record: Record, beside: Sequence[Record]) -> Finding:
-    """Every compared algorithm has the same number of trials and seeds, 30 x 5 unless another is declared."""
+    """Every compared algorithm has the same number of trials and seeds, 30 x 5 or what its preset declares."""
     own = _budget(record)
     unequal = [f"{other['strategy']} has {_shown(_budget(other))}, {record['strategy']} {_shown(own)}"
                for other in beside if _budget(other) != own]
-    name = record["tuned"]["protocol"]
-    try:
-        layer = {} if name is None else preset("protocol", name, must_exist=True)
-    except ConfigError:
-        layer = {}
-    declared = (layer.get("search.trials"), layer.get("search.seeds"))
-    if own[:2] not in (MOST, declared):
-        what = f"protocol={name} declares {declared[0]} x {declared[1]}"
-        what = "no protocol preset is named" if name is None else what
-        unequal.append(f"the budget is {_shown(own)}, not {MOST[0]} x {MOST[1]}, and {what}")
+    unequal += _not_as_declared(record)
     if unequal:
         return False, "; ".join(unequal)
     return (True, f"{_shown(own)} for all {len(beside) + 1}") if beside else (None, f"{_shown(own)}; {ALONE}")
@@ -85,7 +77,11 @@ def blind_tuning(record: Record, beside: Sequence[Record]) -> Finding:
                if (part["phase"] == "evaluation") != (tuned["phase"] == "tuning")]
     if tuned["classes"] != record["tuning"]["classes"]:
         faults.append("the classes that were tuned on are not those of the tuning stream")
-    return finding(faults, f"a search opens phase={tuned['phase']} alone")
+    own, opened = described(tuned["scenario"], tuned["phase"]), tuned.get("opened")
+    faults += [f"{stream} was opened while tuning, which opens {own} alone" for stream in opened or () if stream != own]
+    if not faults and not opened:
+        return None, "the file of phase 1 does not say which streams were opened"
+    return finding(faults, f"opened while tuning: {own}; a process that tunes is refused every other stream")
 
 
 def one_scalar(record: Record, beside: Sequence[Record]) -> Finding:
@@ -103,7 +99,9 @@ def frozen_winner(record: Record, beside: Sequence[Record]) -> Finding:
     for part in record["evaluation"]:
         faults += [f"seed {run['seed']} of {part['scenario']} ran with other hyperparameters" for run in part["runs"]
                    if run["winner_hash"] != own]
-    return finding(faults, f"winner hash {own} in every run")
+    if not faults and record["format"] == 1:
+        return None, "a record of format 1 has its hashes of the winner from phase 1, and not from the runs"
+    return finding(faults, f"winner hash {own} in the configuration of every run")
 
 
 def all_fixed_listed(record: Record, beside: Sequence[Record]) -> Finding:
@@ -119,6 +117,25 @@ def all_fixed_listed(record: Record, beside: Sequence[Record]) -> Finding:
     faults += [f"{key} is in the winner and not in the space" for key in record["winner"]
                if key not in record["tuned"]["space"]]
     return finding(faults, "every other field is in the base configuration")
+
+
+def _not_as_declared(record: Record) -> list[str]:
+    """Where the search is not that of the preset that it names; without a preset, not that of the paper."""
+    tuned, own = record["tuned"], _budget(record)
+    name, search = tuned["protocol"], dict(tuned["search"])
+    if search["sampler"] == "grid":  # the number of combinations, which may be below what was declared
+        del search["trials"]
+    if name is None:
+        least = f"the budget is {_shown(own)}, not {MOST[0]} x {MOST[1]}, and no protocol preset is named"
+        return [] if own[:2] == MOST else [least]
+    if changed_keys(name):
+        return [f"{name} is another protocol than the preset: {_shown(own)}"]
+    try:
+        chosen = {f"train.{key}": value for key, value in tuned["base"]["train"].items()}
+        changed = departures(name, search, chosen, tuned["space"])
+    except ConfigError:
+        return [f"protocol={name} is no preset of this clf, so that nobody can tell what it declares"]
+    return [f"{_shown(own)} is not what protocol={name} declares: {', '.join(changed)}"] if changed else []
 
 
 def _budget(record: Record) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework.trials import Trial, ranked
+from cl_framework.trials import Trial, leader
 
 
 def shown(values: Mapping[str, Any]) -> str:
@@ -43,7 +43,7 @@ def time_text(seconds: float) -> str:
 
 def trials_table(trials: Sequence[Trial], n_seeds: int, title: str, metric: str, caption: str = "") -> Table:
     """The trials, each with its hyperparameters, its mean over the seeds so far, and its state."""
-    best = next((trial.number for trial in ranked(trials)), None)
+    best = leader(trials)
     table = Table(title=f"{title}\nmean over seeds of {metric}", title_justify="left", caption=caption or None,
                   caption_justify="left", box=None, min_width=len(title))
     for heading in ("trial", "hyperparameters", "mean %", "seeds", "state"):
@@ -52,9 +52,9 @@ def trials_table(trials: Sequence[Trial], n_seeds: int, title: str, metric: str,
                          no_wrap=heading != "hyperparameters")
     for trial in trials:
         failed = f", {len(trial.failures)} failed" if trial.failures else ""
-        state = "best" if trial.number == best else trial.state
+        state = "best" if trial is best else trial.state
         table.add_row(str(trial.number), shown(trial.values), percent(trial.mean), f"{len(trial.scores)}/{n_seeds}",
-                      state + failed, style="bold" if trial.number == best else None)
+                      state + failed, style="bold" if trial is best else None)
     return table
 
 
@@ -109,8 +109,8 @@ class Board:
         spent = time.monotonic() - self._begun
         to_do = self._n_runs - over
         left = f", about {time_text(spent / fresh * to_do)} left" if fresh and to_do else ""
-        order = ranked(trials)
-        best = f"best {percent(order[0].mean)} % (trial {order[0].number}), " if order else ""
+        first = leader(trials)
+        best = "" if first is None else f"best {percent(first.mean)} % (trial {first.number}), "
         return f"{best}{over} of {self._n_runs} runs{left}"
 
     def _draw(self, trials: Sequence[Trial]) -> None:

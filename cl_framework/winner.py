@@ -6,13 +6,15 @@ import copy
 import math
 import platform
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from cl_framework.config import Job, from_tree
+from cl_framework.configuration import hash_of
 from cl_framework.errors import ConfigError
+from cl_framework.plugin_code import Code, changed_code, code_of, own_code
 from cl_framework.runs import git_commit
 from cl_framework.search import Space, tuning_phase
 from cl_framework.statistics import t_interval
@@ -50,6 +52,32 @@ def tree_of(made: Made, values: Mapping[str, Any], seed: int, phase: str, scenar
         branch = tree[head].setdefault(part, {}) if part else tree[head]
         branch[name] = value
     return {**tree, "track": dict(made["tracking"]), "seed": seed, "order_seed": seed, "phase": phase}
+
+
+def values_in(tree: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """What a run's configuration has for dotted keys; `absent` where it lacks one."""
+    found = {}
+    for key in keys:
+        head, _, rest = key.partition(".")
+        part, _, name = rest.rpartition(".")
+        branch = tree.get(head, {})
+        found[key] = (branch.get(part, {}) if part else branch).get(name, "absent")
+    return found
+
+
+def hashes_of(made: Made, values: Mapping[str, Any], seed: int, phase: str, scenario: str | None = None,
+              code: Code | None = None) -> set[str]:
+    """The hashes that a run may go by: as it is written, and as it is resolved now; with the code that it had.
+
+    Args:
+        made, values, seed, phase, scenario: as in `tree_of`.
+        code: of the plugins, as the record has it; as it is now when None.
+    """
+    job = job_of(made, values, seed, phase, scenario)
+    if code is None:
+        return {hash_of(tree_of(made, values, seed, phase, scenario)), job.hash}
+    own = own_code(code)
+    return {hash_of({**tree, **own}) for tree in (tree_of(made, values, seed, phase, scenario), job.tree)}
 
 
 def job_of(made: Made, values: Mapping[str, Any], seed: int, phase: str, scenario: str | None = None) -> Job:
@@ -94,12 +122,15 @@ def space_of_made(made: Made) -> Space:
 
 
 def changes(made: Made) -> list[str]:
-    """What is another version now than in phase 1."""
+    """What is another version now than in phase 1, and which plugins have another source."""
     then = made["environment"]
     found = [("code commit", then.get("git_commit"), git_commit()), ("python", then.get("python"),
                                                                     platform.python_version())]
     found += [(name, known, _version(name)) for name, known in then.get("packages", {}).items()]
-    return [f"{name} was {before} while tuning and is {now} now" for name, before, now in found if before != now]
+    notes = [f"{name} was {before} while tuning and is {now} now" for name, before, now in found if before != now]
+    job = job_of(made, made["winner"]["values"], made["seeds"][0], made["phase"])
+    return notes + [f"the source of {plugin} has changed since tuning" for plugin in changed_code(made["code"],
+                                                                                                  code_of(job))]
 
 
 def differences(stated: Mapping[str, Any], expected: Mapping[str, Any], path: str = "") -> Iterator[

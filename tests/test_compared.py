@@ -43,7 +43,7 @@ def made(tmp_path, *scenarios):
 
 def test_the_tests_of_each_stream_are_scipys(tmp_path):
     content = made(tmp_path, "near", "far/away")
-    assert content["format"] == 1 and set(content["tests"]) == {"near", "far/away"}
+    assert content["format"] == 2 and set(content["tests"]) == {"near", "far/away"}
     tests = content["tests"]["near"]
     assert tests["reference"] == "joint" and [each["strategy"] for each in tests["contrasts"]] == ["er", "lwf"]
     for each in tests["contrasts"]:
@@ -70,7 +70,7 @@ def test_several_streams_have_pictures_of_their_own(tmp_path, capsys):
 
 
 def test_a_comparison_of_before_has_no_tests_and_is_still_read(tmp_path, capsys):
-    from cl_framework.protocol_record import sealed
+    from cl_framework.seal import sealed
 
     content = made(tmp_path, "near")
     write_json(tmp_path / FILE, sealed({name: content[name] for name in content if name not in ("tests", "digest")}))
@@ -80,7 +80,7 @@ def test_a_comparison_of_before_has_no_tests_and_is_still_read(tmp_path, capsys)
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda content: content["rows"].pop(), "was changed after it was written"),
-    (lambda content: content.update(format=2), "has format 2, this clf reads 1"),
+    (lambda content: content.update(format=3), "has format 3, this clf reads 2"),
     (lambda content: content.pop("ranks"), "is no comparison: missing ranks")])
 def test_a_file_that_is_no_comparison_is_refused(tmp_path, change, message):
     content = made(tmp_path, "near")

@@ -8,14 +8,18 @@ from rich.console import Console
 
 from cl_framework import cli, evaluation
 from cl_framework.check_record import check_record
-from cl_framework.errors import ConfigError, Stopped
-from cl_framework.evaluation import evaluate, overlap_faults, refuse_overrides
-from cl_framework.fingerprint import fingerprint
+from cl_framework.errors import ConfigError, Diverged, Stopped
+from cl_framework.evaluation import evaluate, refuse_overrides, winner_hash
+from cl_framework.fingerprint import fingerprint, overlap_faults
 from cl_framework.frozen import read_tuned
-from cl_framework.protocol_record import FILE, digest_of, sealed
+from cl_framework.launch import Failure
+from cl_framework.protocol_record import FILE
+from cl_framework.runs import RunFolder
+from cl_framework.seal import digest_of, sealed
 from cl_framework.toys import Toy
+from cl_framework.tuned import digest
 from cl_framework.types import Phase
-from cl_framework.winner import differences
+from cl_framework.winner import changes, differences
 
 QUIET = Console(quiet=True)
 TUNE = ["tune", "scenario=split_digits", "strategy=er", "scenario.n_experiences=2", "scenario.sizes=[2,3]",
@@ -36,12 +40,12 @@ def record(tuned):
     return evaluate(tuned, None, 1, "clf evaluate", QUIET)
 
 
-def changed(tuned, tmp_path, change):
+def changed(tuned, tmp_path, change, *, is_sealed=False):
     """A copy of best.yaml with one thing changed."""
     made = yaml.safe_load(tuned.read_text())
     change(made)
     path = tmp_path / "best.yaml"
-    path.write_text(yaml.safe_dump(made, sort_keys=False))
+    path.write_text(yaml.safe_dump(sealed(made) if is_sealed else made, sort_keys=False))
     return path
 
 
@@ -58,6 +62,15 @@ def test_the_record_holds_both_phases(record, tuned):
     assert plain["protocol"] == "two-phase defaults" and plain["config_hash"] != summary["config_hash"]
     assert summary["metrics"]["average_incremental_accuracy"] == part["runs"][0]["value"]
     assert json.loads(record.path.read_text()) == made and digest_of(made) == made["digest"]
+
+
+def test_the_winner_of_each_run_is_read_from_its_own_folder(record, tuned):
+    folder = tuned.parent / record.record["evaluation"][0]["runs"][0]["folder"]
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    size, lr = tree["strategy"]["er"]["replay_batch_size"], tree["train"]["lr"]
+    own = {"strategy.er.replay_batch_size": size, "train.lr": lr}
+    assert record.record["winner"] == own and winner_hash(RunFolder(folder), read_tuned(tuned).made) == digest(own)
+    assert {run["winner_hash"] for run in record.record["evaluation"][0]["runs"]} == {digest(own)}
 
 
 def test_an_undeclared_budget_alone_makes_it_non_compliant(record):
@@ -100,7 +113,9 @@ MUTATIONS = {
     "but its draw is": lambda made: [values.update({"train.lr": 0.001}) for values in
                                      (made["winner"]["values"], made["trials"][made["winner"]["trial"]]["values"])],
     "missing scenario_hash, trials": lambda made: [made.pop(name) for name in ("scenario_hash", "trials")],
-    "has format 2": lambda made: made.update(format=2),
+    "has format 1, this clf reads 2": lambda made: made.update(format=1),
+    "evaluate is \\['split_digits'\\], but search": lambda made: made.update(evaluate=["split_digits"]),
+    "something in it was changed by hand": lambda made: made["data"].update(digits="0"),
 }
 
 
@@ -135,9 +150,39 @@ def test_the_evaluation_stream_is_opened_after_the_tuning_stream_passed(tuned, t
 
 
 def test_an_older_version_is_a_note_and_is_recorded(tuned, tmp_path):
-    path = changed(tuned, tmp_path, lambda made: made["environment"]["packages"].update(torch="1.0"))
+    path = changed(tuned, tmp_path, lambda made: made["environment"]["packages"].update(torch="1.0"), is_sealed=True)
     done = evaluate(path, None, 1, "", QUIET, has_defaults=False)
     assert any("torch was 1.0" in note for note in done.record["changed_since_tuning"])
+
+
+def test_another_commit_or_source_of_a_plugin_is_a_note(tuned, tmp_path):
+    def older(made):
+        made["environment"]["git_commit"] = "0123456"
+        made["code"]["strategy er"]["cl_framework.strategies.er"] = "another digest"
+
+    notes = changes(read_tuned(changed(tuned, tmp_path, older, is_sealed=True)).made)
+    assert any("code commit was 0123456" in note for note in notes)
+    assert "the source of strategy er (cl_framework.strategies.er) has changed since tuning" in notes
+
+
+def test_other_data_than_while_tuning_is_refused(tuned, tmp_path):
+    path = changed(tuned, tmp_path, lambda made: made["data"].update(digits="0"), is_sealed=True)
+    with pytest.raises(ConfigError, match=r"was tuned on .*digits.*0.*the data is now"):
+        evaluate(path, None, 1, "", QUIET)
+
+
+def test_a_run_that_diverges_in_phase_2_counts_as_chance_and_is_listed(tuned, tmp_path, monkeypatch):
+    """Two experiences of 2 and 3 classes: guessing is right once in 2, then once in 5, so (1/2 + 1/5) / 2."""
+    whole = evaluation.execute_all
+
+    def diverging(jobs, *rest):
+        summaries, _ = whole(jobs[:1], *rest)
+        return summaries, [Failure(evaluation.label_of(jobs[1]), Diverged("the loss is not finite"))]
+
+    monkeypatch.setattr(evaluation, "execute_all", diverging)
+    (part,) = evaluate(tuned, tmp_path, 1, "", QUIET, has_defaults=False).record["evaluation"]
+    assert part["chance"] == pytest.approx(0.35) and part["runs"][1]["value"] == pytest.approx(0.35)
+    assert part["runs"][1]["failure"] == "the loss is not finite" and part["runs"][0]["failure"] is None
 
 
 def test_phases_that_share_a_class_or_an_image_are_refused():

@@ -22,6 +22,40 @@ from cl_framework.winner import targets
 
 
 @dataclass(kw_only=True)
+class Like100(Split):
+    """A hundred classes of 500 training and 100 held-out rows as CIFAR-100 has them; each row is its own number."""
+
+    def read(self):
+        """Rows in the order of their numbers."""
+        parts = []
+        for n, start in ((500, 0), (100, 50_000)):
+            number = torch.arange(start, start + 100 * n)
+            rows = torch.stack([number // 2 ** (8 * place) % 256 for place in range(4)], dim=1).to(torch.uint8)
+            parts += [rows.view(-1, 1, 2, 2), torch.arange(100).repeat(n)]
+        return Labelled(name="toy", images=ImageSet(*parts, ""), class_names=tuple(map(str, range(100))))
+
+
+def test_cifar_50_halves_have_25000_and_5000_rows_that_nothing_else_has():
+    """GTEP's CIFAR-50-1 and CIFAR-50-2: classes 0 to 49, and 50 to 99 under the labels 0 to 49."""
+    seen = {}
+    for phase, names in ((Phase.TUNING, range(50)), (Phase.EVALUATION, range(50, 100))):
+        stream = Like100(n_experiences=10).open(phase, None)
+        train = [each.train for each in stream]
+        held_out = [stream.test(index).data for index in range(len(stream))]
+        assert (sum(map(len, train)), sum(map(len, held_out))) == (25_000, 5_000)
+        assert torch.cat([data.y for data in train]).unique().tolist() == list(range(50))
+        assert [name for each in stream for name in each.class_names] == [str(name) for name in names]
+        raw = torch.cat([data.raw for data in (*train, *held_out)]).flatten(1).long()
+        numbers = (raw * 256 ** torch.arange(4)).sum(dim=1)
+        labels = torch.cat([data.y for data in (*train, *held_out)])
+        assert torch.equal(numbers % 100, labels + min(names)), "row n has class n modulo 100"
+        seen[phase] = (set(numbers.tolist()), fingerprint(stream).images)
+    (first, images), (second, others) = seen.values()
+    assert len(first) == len(second) == len(images) == len(others) == 30_000
+    assert not first & second and not images & others
+
+
+@dataclass(kw_only=True)
 class Hundred(Split):
     """A hundred classes of five rows."""
 

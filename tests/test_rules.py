@@ -1,14 +1,18 @@
 """Each rule of the two-phase protocol has a record that breaks it, and one that keeps them all."""
 
 import copy
+import io
 import json
+import random
 import statistics
 
 import pytest
+from rich.console import Console
 
-from cl_framework.contest import claims_on, compare, with_baselines
+from cl_framework import protocol_record
+from cl_framework.contest import claims_on, compare, comparison_table, with_baselines
 from cl_framework.evaluation import Evaluated
-from cl_framework.protocol_record import Phase2, build
+from cl_framework.protocol_record import Phase2, build, judged, record_table
 from cl_framework.rules import RULES, check
 from cl_framework.search import Space, draw
 from cl_framework.tuned import digest
@@ -42,13 +46,14 @@ def tuned(strategy):
         trials.append({"trial": number, "values": values, "state": "complete", "seeds": scores, "std": 0.0,
                        "mean": statistics.fmean(score["value"] for score in scores.values()), "hash": digest(values)})
     best = next(trial for trial in trials if trial["values"]["train.lr"] == 0.0001)
-    return {"format": 1, "protocol": "gtep", "scenario": "toy", "strategy": strategy, "model": "mlp",
+    return {"format": 2, "chance": 0.5, "opened": ["toy phase=tuning"], "code": {}, "protocol": "gtep",
+            "scenario": "toy", "strategy": strategy, "model": "mlp",
             "phase": "tuning", "evaluate": [], "seeds": SEEDS, "evaluation_seeds": SEEDS,
             "winner": {name: best[name] for name in ("trial", "values", "mean", "hash")},
             "base": {"scenario": {"name": "toy", "n_experiences": 2}, "strategy": {"name": strategy, strategy: {}},
                      "model": {"name": "mlp"}, "train": {"epochs": 1}, "trainer": {"threads": 1}},
-            "search": {"trials": 30, "seeds": 5, "sampler": "random", "metric": "average_accuracy", "stop": "none",
-                       "experiences": 0},
+            "search": {"trials": 30, "seeds": 5, "sampler": "random", "metric": "average_incremental_accuracy",
+                       "stop": "none", "experiences": 0, "spaces": "gtep"},
             "space": GRIDS, "space_hash": space.hash, "study_hash": "study", "configuration": SHAPE,
             "scenario_hash": digest(SHAPE), "classes": ["toy:0", "toy:1"], "data": {"toy": "abc"},
             "costs": {"runs": 150, "failed_runs": 0, "train_seconds": 150.0, "wall_seconds": 150.0}, "trials": trials}
@@ -121,6 +126,73 @@ def test_each_rule_has_a_record_that_breaks_it(rule, whole, beside):
     assert reason in found.reason
 
 
+def fail(runs):
+    runs[1].update(failure="diverged", value=0.99)
+
+
+def fail_many(made):
+    """31 of 150 runs."""
+    for number in range(31):
+        made["tuned"]["trials"][number % 30]["seeds"][str(number // 30)]["failure"] = "diverged"
+
+
+ALSO = [
+    ("R1", lambda made: first(made).update(shared_images=1), "far shares images"),
+    ("R1", lambda made: first(made).update(images="toy"), "far shares images"),
+    ("R4", lambda made: made["tuned"].update(protocol=None) or made["tuned"]["search"].update(seeds=3),
+     "no protocol preset is named"),
+    ("R4", lambda made: made["tuned"].update(protocol="gtep (changed: search.sampler)"),
+     "gtep (changed: search.sampler) is another protocol than the preset"),
+    ("R4", lambda made: made["tuned"]["search"].update(stop="median", experiences=1),
+     "not what protocol=gtep declares: search.stop, search.experiences"),
+    ("R4", lambda made: made["tuned"]["base"]["train"].update(optimizer="adam"),
+     "not what protocol=gtep declares: train.optimizer"),
+    ("R5", lambda made: first(made).update(phase="single"), "far is reported on with phase=single"),
+    ("R5", lambda made: made["tuned"]["opened"].append("toy phase=evaluation"),
+     "toy phase=evaluation was opened while tuning"),
+    ("R6", lambda made: made["tuned"]["trials"][3].update(state="pruned"),
+     "trial 3 is pruned, but search.stop is none"),
+    ("R9", lambda made: first(made)["result"].update(mean=0.99), "is not that of its seeds"),
+    ("R9", lambda made: fail(first(made)["runs"]), "seed 1 of far failed and counts 0.99, not chance (0.5)"),
+    ("R12", lambda made: first(made)["default"]["result"].update(mean=0.99), "the mean of the defaults of far"),
+    ("R12", lambda made: fail(first(made)["default"]["runs"]), "seed 1 of far failed and counts 0.99"),
+    ("R14", fail_many, "31 of 150 runs failed; at most 20% may"),
+    ("R14", lambda made: made["tuning"]["failed"].append({"trial": 0, "seed": 0, "failure": "x"}),
+     "not those of the list"),
+]
+
+
+@pytest.mark.parametrize(("rule", "change", "reason"), ALSO)
+def test_rules_with_several_conditions_notice_each(rule, change, reason, whole, beside):
+    made = copy.deepcopy(whole)
+    change(made)
+    found = {verdict.rule: verdict for verdict in check(made, beside)}[rule]
+    assert (found.kept, reason in found.reason) == (False, True), found.reason
+
+
+def test_one_compared_strategy_with_another_budget_breaks_r4(whole, beside):
+    other = copy.deepcopy(beside[0])
+    other["tuned"]["search"]["trials"] = 10
+    found = {verdict.rule: verdict for verdict in check(whole, [other])}["R4"]
+    expected = "naive has 10 trials x 5 seeds, random, er 30 trials x 5 seeds, random"
+    assert (found.kept, found.reason) == (False, expected)
+
+
+def test_what_a_record_of_before_lacks_is_not_shown(whole, beside):
+    made = copy.deepcopy(whole)
+    made["format"] = made["tuned"]["format"] = 1
+    del made["tuned"]["opened"]
+    assert {verdict.rule: verdict.kept for verdict in check(made, beside) if verdict.kept is not True} == {
+        "R5": None, "R7": None}
+
+
+def test_one_kind_of_transfer_is_not_shown_alone_and_broken_in_a_comparison(whole, beside):
+    made = copy.deepcopy(whole)
+    del made["evaluation"][1]
+    alone, compared = ({verdict.rule: verdict for verdict in check(made, others)}["R11"] for others in ([], beside))
+    assert (alone.kept, compared.kept) == (None, False) and "search.evaluate" in compared.reason
+
+
 def test_a_comparison_without_baselines_breaks_r15(whole, beside):
     found = {verdict.rule: verdict for verdict in check(whole, beside[:1])}["R15"]
     assert (found.kept, found.reason) == (False, "joint is missing")
@@ -146,3 +218,45 @@ def test_a_comparison_ranks_both_phases_and_claims_where_intervals_are_apart(who
     pairs = {(claim["better"], claim["worse"]) for claim in claims_on([whole, *beside], "near")}
     assert pairs == {("joint", "er"), ("joint", "naive"), ("er", "naive")}
     json.dumps(made)
+
+
+def test_tables_say_what_is_broken_and_why(whole, beside, tmp_path):
+    made = copy.deepcopy(whole)
+    made["tuned"]["search"].update(stop="median")
+    console = Console(width=200, record=True, quiet=False, file=io.StringIO())
+    console.print(record_table(judged(made)))
+    console.print(comparison_table(compare([Evaluated(tmp_path, each) for each in (made, *beside)]), "far"))
+    text = " ".join(console.export_text().split())
+    assert text.count("NON-COMPLIANT, not a result of this protocol:") == 2
+    assert "R4 is broken: 30 trials x 5 seeds, random, stop=median is not what protocol=gtep declares" in text
+
+
+def test_the_winners_curse_is_in_the_record_and_grows_with_the_number_of_trials(monkeypatch):
+    """Worth g(h) is the same on both streams, and each phase adds noise of its own: of R trials the winner's tuning
+    number exceeds what is reported, the more the larger R. Both numbers are in the record and in its table."""
+    monkeypatch.setattr(protocol_record, "git_commit", lambda: None)
+    gaps, whole = [], tuned("er")
+    for n_trials in (1, 5, 30):
+        found = []
+        for repeat in range(40):
+            noise = random.Random(f"{n_trials} {repeat}")
+            worth = [0.5 + 0.01 * noise.randrange(5) for _ in range(n_trials)]
+            tuning = [[value + noise.gauss(0, 0.05) for _ in SEEDS] for value in worth]
+            best = max(range(n_trials), key=lambda at: statistics.fmean(tuning[at]))
+            made = {**whole, "winner": {**whole["winner"], "trial": 0}}
+            made["trials"] = [{**made["trials"][0], "seeds": {
+                seed: {"value": value, "average_accuracy": 0.5, "n_parameters": 1.0, "seconds": 1.0}
+                for seed, value in zip(SEEDS, tuning[best], strict=True)}}]
+            reported = [worth[best] + noise.gauss(0, 0.05) for _ in SEEDS]
+            part_of = {**part(made, "far", "across data sets"), **row(reported, made["winner"]["hash"])}
+            record_of = build(made, Phase2(tuning={"classes": ["toy:0"], "images": "toy", "distinct_images": 1},
+                                           parts=[part_of], changed=[], seconds=1.0))
+            before, after = record_of["tuning"]["result"]["mean"], record_of["evaluation"][0]["result"]["mean"]
+            assert before == pytest.approx(statistics.fmean(tuning[best]))
+            assert after == pytest.approx(statistics.fmean(reported))
+            found.append(before - after)
+        gaps.append(statistics.fmean(found))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(record_table(record_of))
+    assert all(f"{100 * value:.2f}" in console.export_text(clear=False) for value in (before, after))
+    assert abs(gaps[0]) < 0.02 < gaps[1] < gaps[2]

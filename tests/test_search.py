@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 
 from cl_framework.errors import ConfigError
 from cl_framework.presets import headline, preset, preset_names
-from cl_framework.search import Search, Space, draw, full_key, milestones, space_of
+from cl_framework.search import Search, Space, draw, full_key, space_of
 
 LR = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
@@ -34,15 +34,14 @@ def test_the_grids_of_the_paper():
 
 
 def test_the_milestones_of_the_paper_are_those_of_the_grid():
+    """GTEP decays at 2iE / (2n + 1), i = 1 to n, rounded down; the grid has the fractions of E."""
     grids = preset("search", "gtep/er")
     for epochs, fractions in itertools.product(grids["train.epochs"], grids["train.milestones"]):
-        assert [int(epochs * fraction) for fraction in fractions] == milestones(epochs, len(fractions))
-
-
-@pytest.mark.parametrize(("epochs", "n", "expected"), [
-    (70, 2, [28, 56]), (70, 3, [20, 40, 60]), (70, 4, [15, 31, 46, 62]), (200, 3, [57, 114, 171]), (30, 2, [12, 24])])
-def test_milestones(epochs, n, expected):
-    assert milestones(epochs, n) == expected
+        n = len(fractions)
+        assert [int(epochs * fraction) for fraction in fractions] == [
+            2 * i * epochs // (2 * n + 1) for i in range(1, n + 1)]
+    by_number = {len(fractions): fractions for fractions in grids["train.milestones"]}
+    assert [int(70 * fraction) for fraction in by_number[3]] == [20, 40, 60]
 
 
 def test_the_users_grids_win_and_null_takes_a_key_out():

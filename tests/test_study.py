@@ -44,6 +44,14 @@ def test_nothing_is_drawn_again(opened):
     assert [dict(trial.values) for trial in opened().trials().values()] == DRAWS
 
 
+def test_a_study_stays_with_the_data_that_it_was_begun_on(opened):
+    opened().begin_on({"digits": "abc"})
+    opened("other").begin_on({"digits": "abc"})
+    for data in ({"digits": "abd"}, {"mnist": "abc"}, {"digits": "abc", "mnist": "x"}, {}):
+        with pytest.raises(ConfigError, match=r"was begun on other data \(\{'digits': 'abc'\}, now .*put the old"):
+            opened().begin_on(data)
+
+
 def test_scores_are_kept_as_soon_as_they_are_known(opened):
     first = opened()
     first.put_down(DRAWS)
