@@ -26,6 +26,7 @@ import yaml
 
 from cl_framework.files import write_json
 from cl_framework.runs import git_commit
+from cl_framework.seal import sealed
 from cl_framework.statistics import paired, t_interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +66,7 @@ def report() -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(row["record"], folder / f"{row['strategy']}.json")
                 row["record"] = f"{row['strategy']}.json"
-            write_json(folder / "comparison.json", {**made, "command": "clf " + " ".join(two_phase(protocol))})
+            write_json(folder / "comparison.json", sealed({**made, "command": "clf " + " ".join(two_phase(protocol))}))
     if all((OUT / "conventional" / target).exists() for target in TARGETS):
         write_json(REFERENCE / "overstatement.json", {
             "commands": ["clf " + " ".join(conventional(target)) for target in TARGETS],
