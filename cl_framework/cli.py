@@ -35,8 +35,12 @@ Keys of train: scenario strategy model experiment seed order_seed phase, scenari
 track.*, out=DIR (default runs), launcher=local workers=2. `clf show train=recipe` lists train.*.
 Keys of tune: the same without seed, order_seed and phase, and protocol, search.* (`clf show search=search`).
 Keys of evaluate: tuned out launcher workers defaults. Keys of protocol: those of tune, defaults and baselines.
+Keys of merge: base experts method out keep embeddings seed, and the method's fields.
 Options: --help --version --debug
 """
+_AGAIN = "give the same command again, the run goes on from its last checkpoint"
+_AGAIN_OF = {"merge": "nothing was written; give the same command again"}
+"""What to do after an interruption, of verbs that keep no checkpoints."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,20 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    command = Command("")
     try:
-        return _run(parse(words))
+        command = parse(words)
+        return _run(command)
     except ClfError as error:
         if is_debug:
             raise
         print("\n".join(f"clf: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("clf: interrupted; give the same command again, the run goes on from its last checkpoint",
-              file=sys.stderr)
+        print(f"clf: interrupted; {_AGAIN_OF.get(command.verb, _AGAIN)}", file=sys.stderr)
         return 130
     except Stopped as stopped:
-        print("clf: stopped by SIGTERM; give the same command again, the run goes on from its last checkpoint",
-              file=sys.stderr)
+        print(f"clf: stopped by SIGTERM; {_AGAIN_OF.get(command.verb, _AGAIN)}", file=sys.stderr)
         return stopped.exit_status
     except SystemExit as error:
         print(f"clf: something called sys.exit({error.code}); finished work is kept", file=sys.stderr)

@@ -9,7 +9,9 @@ for the next expert lie beside `out`. The file appears under its name when it is
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,39 +20,43 @@ from typing import TYPE_CHECKING, Any
 from cl_framework.errors import ClfError, ConfigError
 from cl_framework.grammar import Command
 from cl_framework.keys import take
+from cl_framework.working import heeding_sigterm
 
 if TYPE_CHECKING:
     from cl_framework.merging import Merging
     from cl_framework.state_dicts import Merge
 
-_KEYS = ("base", "experts", "method", "out", "seed", "keep", "embeddings")
+_NEEDED = {"base": "FILE", "experts": "FILE,FILE", "method": "NAME", "out": "FILE"}
+_PATTERNS = {"keep": "to merge every tensor", "embeddings": "for the usual names"}
+"""Regular expressions, and what leaving one out is for."""
 
 
 def merge_verb(command: Command) -> int:
     """Merge files and say what was done."""
     from cl_framework.config import filled
 
-    experts = [Path(str(path)) for path in command.values.get("experts", [])]
-    needed = {"base": "FILE", "experts": "FILE,FILE", "method": "NAME", "out": "FILE"}
-    faults = [f"say {key}={what}" for key, what in needed.items() if key not in command.values]
+    values = dict(command.values)
+    values["experts"] = [path for paths in values.get("experts", []) for path in
+                         (paths if isinstance(paths, list) else [paths])]
+    faults = [f"say {key}={what}" for key, what in _NEEDED.items() if not values.get(key) or None in values[key]]
     if faults:
         raise ConfigError(faults)
-    name = str(command.values["method"][0])
+    experts = [Path(str(path)) for path in values.pop("experts")]
+    name = str(values["method"][0])
     cls = _class_of(name)
     fields = _settings(cls)
-    training = [key for key in command.values if key in cls.training_fields]
+    training = [key for key in values if key in cls.training_fields]
     if training:
         raise ConfigError(f"{' and '.join(training)} of {name} says how experts are trained; these are finished, "
                           "drop it")
-    plain = {key: values for key, values in command.values.items() if key != "experts"}
-    given = take(replace(command, values=plain), [*_KEYS, *fields])
+    given = take(replace(command, values=values), [*_NEEDED, "seed", *_PATTERNS, *fields])
     rule: Merging = filled("", cls, {key: value for key, value in given.items() if key in fields})
     seed = given.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"seed must be a whole number of 0 or more, got {seed}")
-    patterns = {key: str(given[key]) for key in ("keep", "embeddings") if key in given}
-    out = Path(str(given["out"]))
-    merged = merge_files(rule, Path(str(given["base"])), experts, out, seed=seed, method=name, **patterns)
+        raise ConfigError(f"seed must be a whole number of 0 or more, got {'null' if seed is None else seed}")
+    patterns, out = _patterns(given), Path(str(given["out"]))
+    with heeding_sigterm():
+        merged = merge_files(rule, Path(str(given["base"])), experts, out, seed=seed, method=name, **patterns)
     n_kept = len(merged) - len(merged.sorting.layers) - len(merged.sorting.statistics) - len(merged.sorting.tied)
     print(f"merged {len(experts)} expert{'s' * (len(experts) > 1)} with {name}: {len(merged.sorting.layers)} tensors "
           f"merged, {len(merged.sorting.tied)} tied to them, {len(merged.sorting.statistics)} averaged, {n_kept} of "
@@ -59,7 +65,21 @@ def merge_verb(command: Command) -> int:
                        **merged.merger.notes}.items():
         print(f"  {key:24} {value:.6g}")
     print(f"wrote {out}")
+    if not merged.merger.factor * merged.merger.totals.norm:
+        print("note: no update is left, the merged weights are those of the base; raise density or coefficient where "
+              "the method has it", file=sys.stderr)
     return 0
+
+
+def _patterns(given: dict[str, Any]) -> dict[str, str]:
+    """The regular expressions that are given; a number is one."""
+    found = {key: given[key] for key in _PATTERNS if key in given}
+    faults = [f"{key} must be a regular expression, got {'null' if value is None else value}; leave it out "
+              f"{_PATTERNS[key]}" for key, value in found.items()
+              if isinstance(value, bool) or not isinstance(value, str | int)]
+    if faults:
+        raise ConfigError(faults)
+    return {key: str(value) for key, value in found.items()}
 
 
 def merge_files(rule: Merging, base: Path, experts: list[Path], out: Path, *, method: str, seed: int = 0,
@@ -77,10 +97,11 @@ def merge_files(rule: Merging, base: Path, experts: list[Path], out: Path, *, me
 
     Raises:
         ConfigError: every fault of what was given, before anything is written.
+        Diverged: a merged tensor does not fit its type; nothing is written.
         ClfError: the disk is full or cannot be written.
     """
     from cl_framework.state_dicts import Merge
-    from cl_framework.tensor_files import Scratch, TensorFiles, disk_faults, write_tensors
+    from cl_framework.tensor_files import Scratch, TensorFiles, disk_faults, made_folder, write_tensors
 
     faults, found = list[str](), dict[Path, TensorFiles]()
     for path in dict.fromkeys([base, *experts]):
@@ -88,19 +109,23 @@ def merge_files(rule: Merging, base: Path, experts: list[Path], out: Path, *, me
             found[path] = TensorFiles(path)
         except ConfigError as error:
             faults += error.faults
-        if path.resolve() in (out.resolve(), out.resolve().parent):
-            faults.append(f"out={out} would overwrite or join {path}, which is read; choose another place")
+            continue
+        with disk_faults(out):
+            if any(place.exists() and path.samefile(place) for place in (out, out.parent)):
+                faults.append(f"out={out} would overwrite or join {path}, which is read; choose another place")
+    for path, other in itertools.combinations(experts, 2):
+        if path in found and other in found and path.samefile(other):
+            faults.append(f"expert {path} is given twice{'' if path == other else f', once as {other}'}; give each "
+                          "expert once")
     if out.suffix != ".safetensors" or out.is_dir():
         faults.append(f"out={out} must be a file that ends in .safetensors")
     if faults:
         raise ConfigError(faults)
-    named = {str(path) if experts.count(path) == 1 else f"{path} ({place})": found[path]
-             for place, path in enumerate(experts, 1)}
-    with disk_faults(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            merged = Merge(rule, found[base], named, seed=seed, fresh=lambda: Scratch(Path(folder)), **patterns)
-            write_tensors(out, merged, found[base].forms, {**found[base].metadata, **_metadata(rule, method, experts)})
+    named = {str(path): found[path] for path in experts}
+    with (disk_faults(out), made_folder(out.parent),
+          tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder):
+        merged = Merge(rule, found[base], named, seed=seed, fresh=lambda: Scratch(Path(folder)), **patterns)
+        write_tensors(out, merged, found[base].forms, {**found[base].metadata, **_metadata(rule, method, experts)})
     return merged
 
 

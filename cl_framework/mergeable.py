@@ -3,7 +3,8 @@
 - Floating-point tensors are merged by a rule. Their names and shapes say what they are: a `weight` of two dimensions is
   that of a linear layer, [out, in], but for embeddings; one of more dimensions is a kernel.
 - Running statistics of normalisation are averaged over experts.
-- Integers and booleans (counters, positions, masks) are the base's, and so is what the caller keeps.
+- Integers and booleans (counters, positions, masks) are the base's, and so is what the caller keeps. So are
+  tensors without entries, and complex numbers where experts have the same.
 - Tensors that are equal in the base and in every expert are one tensor under several names (tied embeddings): it is
   merged once, counts once in a norm, and stays tied.
 
@@ -75,7 +76,7 @@ def sort_tensors(base: Weights, experts: Mapping[str, Weights], *, keep: str = "
         found.compare(label, expert, [name for name in expert if not patterns[0].search(name)])
     faults += found.faults
     floats = [name for name, form in found.forms.items() if form.is_float]
-    merged = [name for name in floats if not name.endswith(_STATISTICS)]
+    merged = [name for name in floats if not name.endswith(_STATISTICS) and 0 not in found.forms[name].shape]
     if not faults and not merged:
         faults.append("the base holds no floating-point tensor to merge; is keep too wide?")
     if faults:
@@ -120,7 +121,7 @@ class _Reading:
         """Note the faults of one expert."""
         missing = [name for name in self._names if name not in expert]
         extra = [name for name in names if name not in self._base]
-        shapes, types, integers, broken = (list[str]() for _ in range(4))
+        shapes, types, integers, complexes, broken, negative = (list[str]() for _ in range(6))
         has_learned = not any(form.is_float for form in self.forms.values())
         for name in self._names:
             if name not in expert:
@@ -136,11 +137,15 @@ class _Reading:
                 continue
             is_same = torch.equal(value, ours.to(value.device))
             if not self.forms[name].is_float:
-                if value.dim() and not is_same:
+                if not is_same and value.is_complex():
+                    complexes.append(name)
+                elif not is_same and value.dim():
                     integers.append(name)
                 continue
             if not bool(value.isfinite().all()):
                 broken.append(name)
+            if name.endswith("running_var") and bool((value < 0).any()):
+                negative.append(name)
             has_learned = has_learned or not (is_same or name.endswith(_STATISTICS))
             self._digests[name] += _digest(value)
         keep = "give the experts of this base, or a regular expression of what is not merged as keep"
@@ -150,8 +155,11 @@ class _Reading:
         self._add(label, "other types than the base:", types, "convert one of them before merging")
         self._add(label, "integers other than the base's in", integers,
                   "they cannot be merged; quantised weights are merged before they are quantised")
+        self._add(label, "complex numbers other than the base's in", complexes,
+                  "they cannot be merged; take the base's with keep=REGEX")
         self._add(label, "values that are not finite in", broken, "an expert that diverged cannot be merged")
-        if not (has_learned or missing or shapes or types or integers):
+        self._add(label, "negative variances in", negative, "save the expert anew, or take the base's with keep=REGEX")
+        if not (has_learned or missing or shapes or types or integers or complexes):
             self.faults.append(f"{label} is the base itself: it has learned nothing; leave it out")
 
     def _add(self, label: str, what: str, names: Sequence[str], advice: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from cl_framework.errors import DataError
+from cl_framework.errors import DataError, Diverged
 
 Update = Mapping[str, Tensor]
 """What an expert learned, expert minus base, by name; float32, or float64 where the base is. May read lazily."""
@@ -128,6 +128,7 @@ class Merger:
 
         Raises:
             DataError: an update is not finite; none was merged.
+            Diverged: a merged update does not fit its type.
         """
         norms = [norm_of(update, self._layers) for update in updates]
         if self._rule.n_kept != 0:
@@ -139,16 +140,18 @@ class Merger:
 
     def _merge(self, active: Sequence[Update], norms: Sequence[float]) -> None:
         before = replace(self.totals, numbers=self._rule.survey(active))
-        merged, squares, notes = self._fresh(), 0.0, dict[str, list[float]]()
+        merged, sizes, notes = self._fresh(), list[float](), dict[str, list[float]]()
         for layer in self._layers:
             update, said = self._rule.merge(layer, [each[layer.name] for each in active], before)
             merged[layer.name] = update
-            squares += float(update.double().square().sum())
+            sizes.append(_norm(update))
+            if not math.isfinite(sizes[-1]):
+                raise _unfit(layer.name, update.dtype)
             for key, value in said.items():
                 notes.setdefault(key, []).append(value)
         n = before.n_experts + len(norms)
         self.totals = Totals(n_experts=n, mean_norm=(before.n_experts * before.mean_norm + sum(norms)) / n,
-                             norm=math.sqrt(squares), seed=before.seed)
+                             norm=math.hypot(*sizes), seed=before.seed)
         self.merged = merged
         self.notes = {key: sum(values) / len(values) for key, values in notes.items()}
 
@@ -163,9 +166,13 @@ class Merger:
         return self._rule.factor(self.totals)
 
     def weight(self, name: str, base: Tensor) -> Tensor:
-        """theta_0 + c M of one tensor, in the type and on the device of the base."""
+        """theta_0 + c M of one tensor, in the type and on the device of the base.
+
+        Raises:
+            Diverged: it does not fit that type.
+        """
         update = self.merged[name]
-        return (base.to(update) + self.factor * update).to(base)
+        return fitted(name, base.to(update) + self.factor * update, base)
 
     def state_dict(self) -> dict[str, Any]:
         """Merged and kept updates, and three numbers; no tensor in them is ever changed in place."""
@@ -191,14 +198,43 @@ def norm_of(update: Update, layers: Sequence[Layer]) -> float:
     Raises:
         DataError: names a layer that holds NaN or infinite values.
     """
-    squares = 0.0
+    sizes = list[float]()
     for layer in layers:
-        square = float(update[layer.name].double().square().sum())
-        if not math.isfinite(square):
+        sizes.append(_norm(update[layer.name]))
+        if not math.isfinite(sizes[-1]):
             raise DataError(f"the update of {layer.name} holds values that are not finite; an expert that diverged "
                             "cannot be merged, train it again with a lower learning rate")
-        squares += square
-    return math.sqrt(squares)
+    return math.hypot(*sizes)
+
+
+def _norm(value: Tensor) -> float:
+    """||value||, also where its square is beyond float64; NaN or infinite where an entry is."""
+    wide = value.double()
+    norm = math.sqrt(float(wide.square().sum()))
+    if 0 < norm < math.inf or not bool(wide.any()):
+        return norm
+    top = float(wide.abs().max())
+    return top * math.sqrt(float((wide / top).square().sum())) if top < math.inf else top
+
+
+def fitted(name: str, value: Tensor, base: Tensor) -> Tensor:
+    """A merged tensor in the type and on the device of the base.
+
+    Raises:
+        Diverged: it does not fit that type.
+
+    >>> fitted("a", torch.tensor([1.0, 2.0]), torch.zeros(2, dtype=torch.float16))
+    tensor([1., 2.], dtype=torch.float16)
+    """
+    made = value.to(base)
+    if not bool(made.isfinite().all()):
+        raise _unfit(name, base.dtype)
+    return made
+
+
+def _unfit(name: str, dtype: torch.dtype) -> Diverged:
+    return Diverged(f"the merged {name} does not fit {str(dtype).removeprefix('torch.')}; lower coefficient where the "
+                    "method has one, or convert base and experts to a wider type")
 
 
 def _newest(updates: list[Update], n: int | None) -> list[Update]:

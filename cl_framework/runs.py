@@ -62,7 +62,7 @@ class RunFolder:
                 raise ValueError("it holds no object")
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path / 'summary.json'} is damaged ({error}); remove it and give the same "
                               "command again: the run ends from its last checkpoint") from error
         return {**summary, "path": str(self.path)}
@@ -255,6 +255,7 @@ def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
                     **compute_all(record, installed_metrics())},
         "accuracy_matrix": _nullable(record.accuracy), "task_accuracy_matrix": _nullable(record.task_accuracy),
         "strategy_fields": _changed(job),
+        "strategy_config": {name: value for name, value in job.tree["strategy"].items() if name != "name"},
         "experiences": [asdict(each) for each in figures_of(record, _SEEN.get(record, {}))],
         "seconds": float(record.seconds.sum()), "status": "finished",
     }

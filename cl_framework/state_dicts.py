@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cl_framework.errors import ConfigError
 from cl_framework.mergeable import EMBEDDINGS, Sorting, Weights, sort_tensors
-from cl_framework.merging import Merger, Merging
+from cl_framework.merging import Merger, Merging, fitted
 
 
 class Difference(Mapping[str, Tensor]):
@@ -58,6 +58,7 @@ class Merge(Mapping[str, Tensor]):
 
     Raises:
         ConfigError: every fault of base and experts at once.
+        Diverged: a merged tensor does not fit its type.
     """
 
     def __init__(self, rule: Merging, base: Weights, experts: Mapping[str, Weights], *, seed: int = 0, keep: str = "",
@@ -78,7 +79,7 @@ class Merge(Mapping[str, Tensor]):
             if self.merger.is_expert:
                 return self._experts[0][source].to(base)
             return self.merger.weight(source, base)
-        return self._mean(name).to(base) if name in self._statistics else base
+        return fitted(name, self._mean(name), base) if name in self._statistics else base
 
     def _mean(self, name: str) -> Tensor:
         """Of one tensor over experts."""
@@ -109,6 +110,7 @@ def merge_state_dicts(rule: Merging, base: Weights, experts: Sequence[Weights], 
 
     Raises:
         ConfigError: every fault of base and experts at once.
+        Diverged: a merged tensor does not fit its type.
     """
     named = {f"expert {place}": expert for place, expert in enumerate(experts, 1)}
     merged = Merge(rule, base, named, seed=seed, keep=keep, embeddings=embeddings)

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,9 @@ def _header(path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             return header
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no safetensors file that can be read ({str(error).splitlines()[0]}); save the "
-                          "weights with safetensors") from None
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"{path} is no safetensors file that can be read ({said}); save the weights with "
+                          "safetensors") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], forms: Mapping[str, tuple[str, tuple[int, ...], int]],
@@ -153,6 +154,20 @@ def disk_faults(path: Path) -> Iterator[None]:
             raise ClfError(f"the disk of {path} is full; what was there before is intact. Free some space and give the "
                            "same command again") from error
         raise ClfError(f"cannot write {path}: {error.strerror}; choose another place with out=FILE") from error
+
+
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """A folder that exists inside; where something fails, what had to be made for it goes again if it is empty."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 class Scratch(MutableMapping[str, Tensor]):

@@ -57,7 +57,7 @@ def _execute_all(jobs: Sequence[Any], out: Path, command: Command, launcher: Lau
     if any(job.tracking.wandb == "auto" and wandb_mode("auto") == "disabled" for job in jobs):
         progress.print(HINT, highlight=False, soft_wrap=True)
     line = _line(command)
-    with _heeding_sigterm(), using(launcher):
+    with heeding_sigterm(), using(launcher):
         summaries, failures = execute_all(jobs, out, line, progress, launcher.n_workers)
     if len(summaries) == 1:
         console.print(run_table(summaries[0]))
@@ -84,7 +84,7 @@ def tune_verb(command: Command) -> int:
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
     for plan in made:
-        with _heeding_sigterm(), using(launcher):
+        with heeding_sigterm(), using(launcher):
             tuned = tune(plan, launcher.n_workers, line, progress)
         budget = f"{plan.n_trials} trials x {plan.search.seeds} seeds, {plan.search.sampler}"
         cost = time_text(sum(score.seconds for trial in tuned.trials for score in trial.scores.values()))
@@ -106,7 +106,7 @@ def evaluate_verb(command: Command) -> int:
     if "tuned" not in given:
         raise ConfigError("say which search: clf evaluate tuned=PATH of a best.yaml; `clf tune` prints its path")
     out = Path(str(given["out"])) if "out" in given else None
-    with _heeding_sigterm(), using(launcher):
+    with heeding_sigterm(), using(launcher):
         done = evaluate(Path(str(given["tuned"])), out, launcher.n_workers, _line(command), Console(stderr=True),
                         has_defaults=_is(given, "defaults"))
     Console().print(record_table(done.record))
@@ -138,7 +138,7 @@ def protocol_verb(command: Command) -> int:
     console, progress = Console(), Console(stderr=True)
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
-    with _heeding_sigterm(), using(launcher):
+    with heeding_sigterm(), using(launcher):
         path, compared = contest(made, launcher.n_workers, _line(command), progress, has_defaults=has_defaults)
     for scenario in compared["ranks"]:
         console.print(comparison_table(compared, scenario))
@@ -155,7 +155,7 @@ def _line(command: Command) -> str:
 
 
 @contextmanager
-def _heeding_sigterm() -> Iterator[None]:
+def heeding_sigterm() -> Iterator[None]:
     """SIGTERM ends what runs inside as `Stopped`."""
     before = signal.signal(signal.SIGTERM, _stop)
     try:

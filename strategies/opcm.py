@@ -92,6 +92,8 @@ class OPCM(Experts):
         return 1 / _scale(totals)
 
     def _is_projected(self, layer: Layer, update: Tensor) -> bool:
+        if not update.numel():
+            return False
         if layer.kind == "conv":
             return self.project_conv
         is_named = bool(self.project_params) and re.search(self.project_params, layer.name) is not None

@@ -35,6 +35,7 @@ def test_train_writes_the_run_folder(here, capsys):
     assert {"scenario", "strategy", "model", "seed", "order_seed", "phase", "protocol", "config_hash", "git_commit",
             "metrics", "accuracy_matrix", "seconds", "status"} <= summary.keys()
     assert summary["seed"] == 3 and summary["status"] == "finished" and summary["protocol"] == "single-phase"
+    assert summary["strategy_config"]["er"]["memory_size"] == 50 and "policy" in summary["strategy_config"]["er"]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 5
     assert (folder / "command.txt").read_text() == ("clf train scenario=split_digits train.epochs=1 "
                                                     "track.wandb=disabled strategy=er strategy.memory_size=50 seed=3\n")
