@@ -17,11 +17,14 @@ from cl_framework.errors import Diverged
 from cl_framework.evaluate import answer_online
 from cl_framework.models import Model
 from cl_framework.observer import Cursor
+from cl_framework.registry import plugins
 from cl_framework.strategy import Strategy
 from cl_framework.types import Batch, move
 
 _BINS = 15
 _CHUNK = 16
+_EXPLOSION = 1e6
+"""A weight this many times as large as any that the model began with has diverged, finite or not."""
 
 
 class Tally:
@@ -68,31 +71,70 @@ class Tally:
         self._counts = state["counts"].clone()
 
 
-def adapt(strategy: Strategy, model: Model, data: Dataset, batch_size: int, cursor: Cursor, tally: Tally,
+def largest_weight(model: Model) -> Tensor:
+    """The largest |weight|, a scalar on the device of the model; NaN where a weight is."""
+    norms = torch._foreach_norm([value.detach() for value in model.parameters() if value.numel()], torch.inf)
+    return torch.stack([value.float() for value in norms]).max() if norms else torch.zeros(())
+
+
+def weight_limit(model: Model) -> float:
+    """What no |weight| of a model may exceed that begins with these weights."""
+    return _EXPLOSION * max(1.0, largest_weight(model).item())
+
+
+def adapt(strategy: Strategy, model: Model, data: Dataset, batch_size: int, cursor: Cursor, tally: Tally, limit: float,
           on_chunk: Callable[[Sequence[float]], None]) -> None:
     """Meet the rows in their order, from `cursor.step` on; the strategy gets rows and no labels.
 
     Args:
         cursor: advanced with every batch.
         tally: what counts the answers.
+        limit: of the largest |weight|, see `weight_limit`.
         on_chunk: called after some batches with the share of wrong answers of each, when nothing is in flight.
 
     Raises:
-        Diverged: an answer is not finite.
+        Diverged: an answer is not finite, or the weights exploded.
     """
     n_steps = -(-len(data) // batch_size)
     while cursor.step < n_steps:
-        errors, finite = [], []
+        errors, finite, largest = [], [], []
         for step in range(cursor.step, min(cursor.step + _CHUNK, n_steps)):
             rows = torch.arange(step * batch_size, min((step + 1) * batch_size, len(data)), device=data.device)
             batch = data.take(rows)
             logits = answer_online(strategy, model, Batch(move(batch.raw, model.device), batch.x, batch.y))
             finite.append(logits.isfinite().all())
             errors.append(tally.add(logits, batch.y.to(logits.device)).double().mean())
-        if not bool(torch.stack(finite).all()):
-            bad = cursor.stream_step + torch.stack(finite).tolist().index(False) + 1
-            raise Diverged(f"an answer is not finite at step {bad} of the stream (experience {cursor.experience}); the "
-                           "run stops and its last good checkpoint is kept. Try a lower strategy.NAME.lr")
+            largest.append(largest_weight(model))
+        is_answered, is_bounded = torch.stack(finite), torch.stack(largest) <= limit
+        if not bool((is_answered & is_bounded).all()):
+            what = _what_diverged(is_answered.tolist(), is_bounded.tolist(), cursor)
+            raise Diverged(f"{what}; the run stops and its last good checkpoint is kept. Try {lower_rate(strategy)}")
         cursor.step += len(errors)
         cursor.stream_step += len(errors)
         on_chunk(torch.stack(errors).tolist())
+
+
+def _what_diverged(is_answered: list[bool], is_bounded: list[bool], cursor: Cursor) -> str:
+    """Of the steps that follow a position, the first with an answer that is not finite, else with exploded weights."""
+    if False in is_answered:
+        return (f"an answer is not finite at step {cursor.stream_step + is_answered.index(False) + 1} of the stream "
+                f"(experience {cursor.experience})")
+    return (f"the largest weight is more than {_EXPLOSION:,.0f} times those of the source after step "
+            f"{cursor.stream_step + is_bounded.index(False) + 1} of the stream (experience {cursor.experience})")
+
+
+def lower_rate(strategy: Strategy) -> str:
+    """What to lower where adapting diverged: the learning rates of the parts, by their keys.
+
+    >>> lower_rate(Strategy())
+    'a lower learning rate of the strategy'
+    """
+    keys = [f"strategy.{_name_of(part)}.lr" for part in strategy.parts() if "lr" in vars(part)]
+    return f"a lower {' or '.join(keys) or 'learning rate of the strategy'}"
+
+
+def _name_of(part: Strategy) -> str:
+    """What a strategy is called on the command line; its class in lower case where it is not installed."""
+    own = type(part)
+    path = f"{own.__module__}:{own.__qualname__}"
+    return next((name for name, point in plugins("strategy").items() if point.value == path), own.__name__.lower())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.data import TestSet
+from cl_framework.errors import Diverged
 from cl_framework.metrics import AccuracyMatrix
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
@@ -43,16 +44,26 @@ def answer_online(strategy: Strategy, model: Model, batch: Batch) -> Tensor:
 
 
 def evaluate(strategy: Strategy, model: Model, tests: Iterable[tuple[int, TestSet]], matrix: AccuracyMatrix,
-             row: int) -> None:
+             row: int, advice: str = "a lower train.lr, or train.clip=1.0") -> None:
     """Answer and score held-out rows.
 
     Args:
         tests: column of the matrix and test set, for each experience to evaluate.
         matrix: receives the hits.
         row: its row: 0 before training, i + 1 after experience i.
+        advice: what to try where the model has diverged.
+
+    Raises:
+        Diverged: the largest logit of an answer is not finite; -inf may rule a class out.
     """
     for column, test in tests:
+        is_finite = []
         for batch in test.data.batches(_BATCH_SIZE):
             logits = answer(strategy, model, batch)
+            is_finite.append(logits.amax(1).isfinite().all())
             hits, task_hits = test.score(logits, batch.y.to(logits.device))
             matrix.update(row, torch.full_like(batch.y, column), hits, task_hits)
+        if is_finite and not bool(torch.stack(is_finite).all()):
+            when = f"after experience {row - 1}" if row else "before the stream"
+            raise Diverged(f"an answer to held-out rows of experience {column} is not finite {when}; the run stops and "
+                           f"its last good checkpoint is kept. Try {advice}")

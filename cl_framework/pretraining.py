@@ -1,7 +1,8 @@
 """What a model has learned before its stream begins: trained once by the ordinary trainer, cached, shared by runs.
 
 The weights lie in `CLF_DATA/pretrained/<hash>.safetensors`, where the hash stands for the network, the recipe
-(`train.*`), the seed and the digest of the data: runs that differ in their strategy alone share one training.
+(`train.*`), the seed and the digest of the data: runs that differ in their strategy alone share one training. A file
+holds the digest of its weights; a damaged one is trained anew.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from cl_framework.errors import ClfError, ConfigError
+from cl_framework.adaptation import largest_weight, weight_limit
+from cl_framework.errors import ClfError, ConfigError, Diverged
 from cl_framework.files import write_atomic
 from cl_framework.hardware import Hardware
+from cl_framework.learner import finite_weights
 from cl_framework.models import Architecture, Model
 from cl_framework.observer import Observer
 from cl_framework.protocol import build_model, run_stream
@@ -32,6 +35,9 @@ from cl_framework.scenario import Part, Pretraining, ResidentStream, Stream
 from cl_framework.sources import cache_folder
 from cl_framework.strategy import Strategy
 from cl_framework.types import Setting, StreamInfo
+from cl_framework.weight_files import SOURCE_WEIGHTS, digest_of, fits, put_weights, read_weights
+
+log = logging.getLogger(__name__)
 
 _EXTRA = "_extra_state"
 
@@ -48,9 +54,10 @@ def give_weights(model: Model, stream: Stream, architecture: Architecture, recip
         observer: is told of the training.
 
     Raises:
-        ConfigError: a file of weights is missing or of another network; the stream counts on a model that brings its
-            weights and this one does not, or the reverse.
-        ClfError: the training stopped, or the weights cannot be written.
+        ConfigError: a file of weights is missing, of another network, or has changed; the stream counts on a model that
+            brings its weights and this one does not, or the reverse.
+        Diverged: the training did; nothing is kept.
+        ClfError: the weights cannot be written.
     """
     needed = stream.pretraining
     if needed is None:
@@ -64,27 +71,57 @@ def give_weights(model: Model, stream: Stream, architecture: Architecture, recip
     if needed.is_brought:
         return
     if needed.path is not None:
-        _put(model, _read(Path(needed.path).expanduser()), needed.path)
+        _load(model, Path(needed.path).expanduser(), stream)
         return
     own = seed if needed.seed is None else needed.seed
     path = _place(architecture, recipe, stream.info, needed, own)
     with _alone(path):
-        if not path.exists():
-            _train(path, architecture, recipe, stream.info, needed, own, hardware, observer)
-        _put(model, _read(path), str(path))
+        weights = _kept(path, model)
+        if weights is None:
+            weights = _train(path, architecture, recipe, stream.info, needed, own, hardware, observer)
+        put_weights(model, weights, str(path))
+
+
+def _load(model: Model, path: Path, stream: Stream) -> None:
+    """Load the weights of a file that is still the one that the stream was opened with."""
+    weights = read_weights(path)
+    if stream.provenance.get(SOURCE_WEIGHTS) not in (None, digest_of(path)):
+        raise ConfigError(f"{path} has changed since the stream was opened; put the file back, or give the same "
+                          "command again")
+    put_weights(model, weights, str(path))
 
 
 def _train(path: Path, architecture: Architecture, recipe: Recipe, info: StreamInfo, needed: Pretraining, seed: int,
-           hardware: Hardware | None, observer: Observer | None) -> None:
+           hardware: Hardware | None, observer: Observer | None) -> dict[str, Tensor]:
+    """The weights after training, which are kept.
+
+    Raises:
+        Diverged: there are none to keep.
+    """
     classes = tuple(range(info.n_classes))
     alone = replace(info, n_experiences=1, setting=Setting.CLASS, is_labelled=True, is_online=False, n_rounds=1)
     held_out = needed.data.subset(torch.arange(min(len(needed.data), 1000)))  # a glance; the stream's tests tell
     part = Part(train=needed.data, test=held_out, classes=classes, class_names=tuple(map(str, classes)))
     model = build_model(architecture, alone, seed)
-    run_stream(Strategy(), ResidentStream(alone, [part]), model, recipe=recipe, seed=seed, hardware=hardware,
-               observer=observer)
+    limit = weight_limit(model)
+    try:
+        run_stream(Strategy(), ResidentStream(alone, [part]), model, recipe=recipe, seed=seed, hardware=hardware,
+                   observer=observer)
+    except Diverged as error:
+        raise _diverged(str(error).partition(";")[0]) from None
     tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name != _EXTRA}
-    write_atomic(path, save(tensors, {"data": needed.name, "digest": needed.digest, "seed": str(seed)}))
+    if not finite_weights(tensors):
+        raise _diverged("its weights are not finite")
+    if bool(largest_weight(model).cpu() > limit):
+        raise _diverged("its weights exploded")
+    write_atomic(path, save(tensors, {"data": needed.name, "digest": needed.digest, "seed": str(seed),
+                                      "sha256": _digest(tensors)}))
+    return tensors
+
+
+def _diverged(why: str) -> Diverged:
+    return Diverged(f"the training before the stream diverged ({why}), and none of it is kept. Try a lower train.lr, "
+                    "or train.clip=1.0")
 
 
 def _place(architecture: Architecture, recipe: Recipe, info: StreamInfo, needed: Pretraining, seed: int) -> Path:
@@ -95,45 +132,30 @@ def _place(architecture: Architecture, recipe: Recipe, info: StreamInfo, needed:
     return cache_folder() / "pretrained" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Weights by name, of a .safetensors file or of what torch wrote (loaded without running code in it)."""
+def _kept(path: Path, model: Model) -> dict[str, Tensor] | None:
+    """The weights of a file of the cache; None where it is absent, or damaged, which is worth a warning."""
+    if not path.exists():
+        return None
     try:
-        if path.suffix == ".safetensors":
-            return load(path.read_bytes())
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"there are no weights at {path}; give a file, or scenario.source=train") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError, EOFError) as error:
-        raise ConfigError(f"{path} holds no weights that can be read ({str(error).splitlines()[0]}); remove it, or "
-                          "give another file") from None
-    except Exception as error:
-        raise ConfigError(f"{path} holds more than weights and is not loaded ({type(error).__name__}); save the "
-                          "state_dict of the network alone") from None
-    found = _weights_in(content)
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        weights = read_weights(path)
+        with safe_open(path, "pt") as file:
+            recorded = (file.metadata() or {}).get("sha256")
+    except (ConfigError, OSError, SafetensorError) as error:
+        log.warning("%s is trained anew: %s", path, error)
+        return None
+    if recorded not in (None, _digest(weights)) or not finite_weights(weights) or not fits(model, weights):
+        log.warning("%s is damaged and is trained anew", path)
+        return None
+    return weights
 
 
-def _weights_in(content: Any) -> Mapping[str, Any]:
-    """The weights themselves, or what a checkpoint calls so."""
-    if not isinstance(content, Mapping):
-        return {}
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), Mapping):
-            return dict(content[key])
-    return content
-
-
-def _put(model: Model, weights: Mapping[str, Tensor], path: str) -> None:
-    own = {name: value for name, value in model.state_dict().items() if name != _EXTRA}
-    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    wrong = [f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}" for name in sorted(own)
-             if name in weights and weights[name].shape != own[name].shape]
-    faults = [f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for what, names in
-              (("no", missing), ("unknown", extra), ("shapes", wrong)) if names]
-    if faults:
-        raise ConfigError(f"{path} has weights of another network: {'; '.join(faults)}; choose the model.* that it was "
-                          "trained with")
-    model.load_state_dict({**weights, _EXTRA: model.get_extra_state()})
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
+    whole = hashlib.sha256()
+    for name in sorted(weights):
+        whole.update(name.encode() + b"\0")
+        whole.update(weights[name].contiguous().flatten().view(torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 @contextmanager

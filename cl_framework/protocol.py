@@ -13,11 +13,11 @@ import torch
 from torch.optim import Optimizer
 
 from cl_framework import seeding
-from cl_framework.adaptation import Tally, adapt
+from cl_framework.adaptation import Tally, adapt, lower_rate, weight_limit
 from cl_framework.batches import Chunks
 from cl_framework.checkpoint import Vault
 from cl_framework.data import Dataset, TestSet
-from cl_framework.errors import ConfigError, Diverged, PluginError
+from cl_framework.errors import Diverged, PluginError
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
 from cl_framework.hardware import Hardware, interruptible, quiet_lightning, repeatable
@@ -26,45 +26,14 @@ from cl_framework.metrics import AccuracyMatrix, StreamRecord
 from cl_framework.models import Architecture, Model
 from cl_framework.observer import Cursor, Observer
 from cl_framework.recipe import Recipe, carry_on
+from cl_framework.requirements import check_needs, check_recipe
 from cl_framework.scenario import Stream
 from cl_framework.strategy import Strategy
 from cl_framework.types import Need, Setting, StreamInfo
 
+__all__ = ["build_model", "check_needs", "check_recipe", "run_stream"]
+
 _CHUNK = 16
-
-
-def check_needs(strategy: Strategy, info: StreamInfo) -> None:
-    """Refuse a strategy on a stream that does not offer what it needs.
-
-    Raises:
-        ConfigError: names the need and what to do.
-    """
-    name = "+".join(type(part).__name__ for part in strategy.parts())
-    if not info.is_labelled and Need.UNLABELLED not in strategy.needs:
-        raise ConfigError(f"{name} learns from labels, and this stream has none; choose a strategy that adapts at test "
-                          "time, such as strategy=psmt strategy.psmt.variant=paper, or another scenario")
-    missing = sorted(need for need in strategy.needs if need not in info.offers)
-    if Need.UNLABELLED in missing:
-        raise ConfigError(f"{name} adapts to test rows without labels, and the rows of this stream have labels; choose "
-                          "scenario=corrupted, or a strategy that learns from labels")
-    if missing:
-        raise ConfigError(f"{name} needs {', '.join(missing)}, which the scenario does not offer; choose another "
-                          "scenario (task labels: scenario.incremental=task) or another strategy")
-
-
-def check_recipe(recipe: Recipe, info: StreamInfo, architecture: Architecture | None = None) -> None:
-    """Refuse several epochs on an online stream, and an optimizer that is carried to a head that has grown.
-
-    Raises:
-        ConfigError: says what to set.
-    """
-    if not recipe.reset_optimizer and architecture is not None and architecture.head == "growing" and \
-            info.setting is not Setting.DOMAIN:
-        raise ConfigError("train.reset_optimizer=false carries the optimizer's state to the next experience, which a "
-                          "growing head does not fit; set model.head=whole or train.reset_optimizer=true")
-    if info.is_online and recipe.epochs != 1:
-        raise ConfigError(f"an online stream shows every row once, but train.epochs is {recipe.epochs}; "
-                          "set train.epochs=1 or scenario.is_online=false")
 
 
 def build_model(architecture: Architecture, info: StreamInfo, seed: int) -> Model:
@@ -121,6 +90,7 @@ class _Run:
         """The loop over experiences."""
         self.model.to(self.device)
         seeding.seed_all(self.seed, "setup")
+        self.limit = math.inf if self.info.is_labelled else weight_limit(self.model)
         self.strategy.setup(self.model, self.info)
         self._take_up()
         self.observer.started(self.info, self.record, self.cursor)
@@ -137,6 +107,14 @@ class _Run:
         elif Need.SOURCE_DATA in self.strategy.needs and self.stream.pretraining is not None:
             past = (self._resident(self.stream.pretraining.data),)
         return dataclasses.replace(experience, train=self._resident(experience.train), past=past)
+
+    def _told(self, experience: Experience) -> Experience:
+        """What a strategy is told of an experience; of an unlabelled stream neither rows nor labels nor a name, and
+        that it begins and ends only where the stream does."""
+        if self.info.is_labelled:
+            return experience
+        nothing = experience.train.subset(torch.arange(0))
+        return dataclasses.replace(experience, index=0, train=nothing, name="")
 
     def _resident(self, data: Dataset) -> Dataset:
         """The rows with their store on the device, if it fits into half of what is free; moved once.
@@ -161,8 +139,11 @@ class _Run:
             seeding.seed_all(self.seed, "experience", index)
             self.model.observe(experience.classes, experience.task)
             if index == 0 and self.info.setting is Setting.DOMAIN:
-                evaluate(Strategy(), self.model, self._tests(self._measured(-1)), self.matrix, 0)
-            self.strategy.before_experience(self.model, experience)
+                evaluate(Strategy(), self.model, self._tests(self._measured(-1)), self.matrix, 0,
+                         "a model with finite weights (of an unlabelled stream see scenario.source)")
+                self._clock = time.monotonic()
+            if self.info.is_labelled or index == 0:
+                self.strategy.before_experience(self.model, self._told(experience))
         if self.info.is_labelled:
             data = self.strategy.train_data(experience, experience.train)
             self.strategy.fit(self.model, data, _Calls(self, experience).train)
@@ -172,7 +153,8 @@ class _Run:
         if self.strategy.makes_experts:
             self._test_expert(index)
         self._clock = time.monotonic()
-        self.strategy.after_experience(self.model, experience)
+        if self.info.is_labelled or index == len(self.stream) - 1:
+            self.strategy.after_experience(self.model, self._told(experience))
         self.record.seconds[index] += time.monotonic() - self._clock
         self._evaluate(index)
 
@@ -187,7 +169,8 @@ class _Run:
             self.observer.stepped(self.cursor, errors)
 
         self.observer.experience_started(experience, -(-len(experience.train) // self.info.batch_size))
-        adapt(self.strategy, self.model, experience.train, self.info.batch_size, self.cursor, self.tally, on_chunk)
+        adapt(self.strategy, self.model, experience.train, self.info.batch_size, self.cursor, self.tally, self.limit,
+              on_chunk)
         self.record.online[experience.index] = self.tally.accuracy
         self.record.calibration[experience.index] = self.tally.calibration
 
@@ -205,6 +188,10 @@ class _Run:
             test = self.stream.test(index)
             yield index, TestSet(self._resident(test.data), test.classes, test.setting)
 
+    def _advice(self) -> str:
+        """What to try where the run diverges."""
+        return "a lower train.lr, or train.clip=1.0" if self.info.is_labelled else lower_rate(self.strategy)
+
     def _test_expert(self, index: int) -> None:
         matrix = AccuracyMatrix(len(self.stream))
         evaluate(self.strategy, self.model, self._tests(range(index, index + 1)), matrix, index + 1)
@@ -213,7 +200,8 @@ class _Run:
     def _evaluate(self, index: int) -> None:
         record = self.record
         own = _numbers(self.strategy)
-        evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1)
+        self._check_weights()
+        evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1, self._advice())
         computed = self.matrix.compute()
         record.initial, record.accuracy = computed.initial, computed.accuracy
         record.task_accuracy = computed.task_accuracy
@@ -226,6 +214,11 @@ class _Run:
         self.save(None)
         self.observer.evaluated(index, record, own)
 
+    def _check_weights(self) -> None:
+        if not finite_weights(self.model.state_dict()):
+            raise Diverged(f"the weights are no longer finite at step {self.cursor.stream_step} of the stream; the run "
+                           f"stops and its last good checkpoint is kept. Try {self._advice()}")
+
     # checkpoints
 
     def save(self, optimizer: Optimizer | None, *, is_inside: bool = False) -> None:
@@ -233,9 +226,7 @@ class _Run:
         if self.vault is None:
             return
         model = self.model.state_dict()
-        if not finite_weights(model):
-            raise Diverged(f"the weights are no longer finite at step {self.cursor.stream_step} of the stream; the run "
-                           "stops and its last good checkpoint is kept. Try a lower train.lr, or train.clip=1.0")
+        self._check_weights()
         seconds = self.record.seconds.clone()
         if is_inside:
             seconds[self.cursor.experience] += time.monotonic() - self._clock

@@ -149,6 +149,8 @@ class Source:
         Raises:
             DataError: no place has it, its contents are not what its hash says, or it cannot be written.
         """
+        if cache_folder().exists() and not cache_folder().is_dir():
+            raise DataError(f"data sets are kept in {cache_folder()}, which is a file; set CLF_DATA to a folder")
         tried = []
         try:
             return self._open()

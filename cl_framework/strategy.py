@@ -61,7 +61,8 @@ class Strategy:
         """Once, before the first experience."""
 
     def before_experience(self, model: Model, experience: Experience) -> None:
-        """The head already has the new classes."""
+        """The head already has the new classes. Of an unlabelled stream once, before its first row, and the experience
+        carries neither rows nor a name: only what the model learned before, for strategies that need it."""
 
     def train_data(self, experience: Experience, data: Dataset) -> Dataset:
         """What to train on. Called again when a run resumes, so it must depend on saved state alone."""
@@ -76,7 +77,7 @@ class Strategy:
         train(data)
 
     def after_experience(self, model: Model, experience: Experience) -> None:
-        """After training, before evaluation."""
+        """After training, before evaluation. Of an unlabelled stream once, after its last row."""
 
     # one step
 

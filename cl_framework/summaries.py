@@ -18,6 +18,7 @@ from pathlib import Path
 from cl_framework.configuration import UNKNOWN, Configuration, read_configuration
 from cl_framework.errors import ConfigError, DataError
 from cl_framework.experience_figures import Figures, read_figures
+from cl_framework.summary_faults import faults_of, faults_of_figures
 
 Matrix = tuple[tuple[float | None, ...], ...]
 """R[i][j]; None where not measured."""
@@ -27,14 +28,6 @@ Block = tuple[int | None, int]
 
 Key = tuple[str, str, str, bool, str, str, str]
 """Scenario, strategy, model, whether orders are drawn, phase, protocol, configuration: what runs of a group share."""
-
-_KINDS: Mapping[str, tuple[type, ...]] = {
-    "scenario": (str,), "strategy": (str,), "model": (str,), "seed": (int,),
-    "order_seed": (int, type(None)), "phase": (str,), "protocol": (str,), "config_hash": (str,),
-    "git_commit": (str, type(None)), "metrics": (dict,),
-    "accuracy_matrix": (list, type(None)), "seconds": (int, float, type(None)), "status": (str,),
-}
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -183,7 +176,15 @@ class Runs:
             if earlier is not None:
                 notes.append(f"{earlier.folder} left out: {run.folder} holds the same configuration and seed")
             seen[run.key, run.block] = run
-        return [*notes, *self._apart(), *(f"left out: {fault}" for fault in self.damaged)]
+        return [*notes, *self._apart(), *self._silent(), *(f"left out: {fault}" for fault in self.damaged)]
+
+    def _silent(self) -> list[str]:
+        """Runs on unlabelled streams that do not tell the error of each experience."""
+        silent = [run for run in self.finished if "calibration_error" in run.metrics and not run.experiences]
+        if not silent:
+            return []
+        return [f"{_count(silent, 'run')} not in the error of each experience, as the summary does not hold it, for "
+                f"example {silent[0].folder}; remove its summary.json and give the command of that run again"]
 
     def _apart(self) -> list[str]:
         """Runs over several orders that are no group, as nothing says that they are of one configuration."""
@@ -212,24 +213,14 @@ def parse_summary(content: object, folder: Path) -> Summary:
         DataError: names the folder and every fault.
     """
     if not isinstance(content, dict):
-        raise DataError(f"{folder / 'summary.json'}: expected an object, got {type(content).__name__}")
-    faults = [f"'{name}' is missing" if name not in content else f"'{name}' is {content[name]!r}"
-              for name, kinds in _KINDS.items() if name not in content or not isinstance(content[name], kinds)]
-    if not faults:
-        faults = [f"metric '{name}' is {value!r}" for name, value in content["metrics"].items()
-                  if value is not None and (not _is_number(value) or not math.isfinite(value))]
-        matrix: list[list[float | None]] = content["accuracy_matrix"] or []
-        if not all(isinstance(row, list) and len(row) == len(matrix) and
-                   all(value is None or _is_number(value) for value in row) for row in matrix):
-            faults.append("'accuracy_matrix' is no square matrix of numbers and nulls")
-    experiences: tuple[Figures, ...] = ()
+        raise DataError(f"{folder / 'summary.json'}: expected an object, got {type(content).__name__}; remove it and "
+                        "give the command of that run again")
+    faults, experiences = faults_of(content), tuple[Figures, ...]()
     try:
         experiences = read_figures(content.get("experiences", []))
+        faults += [] if faults else faults_of_figures(experiences, content["accuracy_matrix"] or [])
     except ValueError as error:
         faults.append(f"'experiences' {error}")
-    changed = content.get("strategy_fields", {})
-    if not isinstance(changed, dict):
-        faults.append(f"'strategy_fields' is {changed!r}")
     if faults:
         raise DataError(f"{folder / 'summary.json'} is damaged: {', '.join(faults)}; remove it and give the command of "
                         "that run again")
@@ -238,8 +229,8 @@ def parse_summary(content: object, folder: Path) -> Summary:
                                             "config_hash", "seed", "seconds", "status")},
         git_commit=content["git_commit"] or "unknown",
         metrics={name: float(value) for name, value in content["metrics"].items() if _finite(value) is not None},
-        accuracy_matrix=tuple(tuple(_finite(value) for value in row) for row in matrix), folder=folder,
-        experiences=experiences, strategy_fields=changed)
+        accuracy_matrix=tuple(tuple(_finite(value) for value in row) for row in content["accuracy_matrix"] or []),
+        folder=folder, experiences=experiences, strategy_fields=content.get("strategy_fields", {}))
 
 
 def with_configuration(run: Summary, known: dict[str, Configuration]) -> Summary:
@@ -247,10 +238,6 @@ def with_configuration(run: Summary, known: dict[str, Configuration]) -> Summary
     if run.config_hash not in known:
         known[run.config_hash] = read_configuration(run.folder, run.config_hash)
     return replace(run, configuration=known[run.config_hash])
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _finite(value: float | None) -> float | None:
@@ -273,6 +260,7 @@ def read_runs(path: Path) -> Runs:
             _read(Path(name), runs, known)
         elif "config.yaml" in files:
             runs.unfinished.append(Path(name))
+    _keep_one_data(runs)
     if not (runs.finished or runs.unfinished or runs.failed or runs.damaged):
         raise ConfigError(f"there are no runs below {path}; start one with clf train out={path}, or name another "
                           "folder with runs=PATH")
@@ -292,6 +280,29 @@ def _read(folder: Path, runs: Runs, known: dict[str, Configuration]) -> None:
             runs.finished.append(with_configuration(summary, known))
         else:
             runs.failed.append(folder)
+
+
+def _keep_one_data(runs: Runs) -> None:
+    """Of the seeds of one configuration, leave out those that were begun on other data than the first."""
+    first: dict[tuple[str, str], tuple[Path, object]] = {}
+    for run in sorted(runs.finished, key=lambda each: each.seed):
+        data = _data_of(run.folder)
+        if data is None:
+            continue
+        folder, known = first.setdefault((run.scenario, run.config_hash), (run.folder, data))
+        if data != known:
+            runs.finished.remove(run)
+            runs.damaged.append(f"{run.folder} was begun on other data than {folder}, and has the same configuration; "
+                                "keep the runs on the one or the other, and report them apart")
+
+
+def _data_of(folder: Path) -> object:
+    """Name and digest of each data set behind a run; None where its folder does not tell."""
+    try:
+        environment = json.loads((folder / "environment.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return environment.get("data") if isinstance(environment, dict) else None
 
 
 def group(summaries: Iterable[Summary]) -> list[Group]:

@@ -8,10 +8,12 @@ NeurIPS 2024, arXiv 2311.18193 (rounds); Niu et al., Towards stable test-time ad
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -32,12 +34,16 @@ from cl_framework import (
 )
 from cl_framework.scenario import Pretraining
 from cl_framework.seeding import generator
+from cl_framework.weight_files import SOURCE_WEIGHTS, digest_of
 
 from ._cut import Labelled
 from ._row_order import arranged, balanced
 from ._severities import CORRUPTIONS, HOLD_OUTS, check_name
 
 _RAMP = (1, 2, 3, 4, 5, 4, 3, 2, 1)
+_SOURCES = ("train", "model")
+_MOST = 3000
+"""Experiences of a stream; a run keeps matrices of their number squared."""
 
 Domain = tuple[str, int]
 """A corruption and its severity."""
@@ -69,7 +75,7 @@ class CorruptionStreams(Scenario):
     source: str = "train"
     """`train`: the model learns the clean training rows first, by the recipe; `model`: it is trained already, as
     `model=robustbench` is, and takes pixels in [0, 1]; else a file with its weights."""
-    source_seed: int | None = None
+    source_seed: int | None = bounded(None, low=0)
     """Seed of that training; null takes the seed of each run."""
 
     @abstractmethod
@@ -99,10 +105,14 @@ class CorruptionStreams(Scenario):
         if order_seed is not None:
             order = torch.randperm(len(names), generator=generator(order_seed, "corruptions"))
             names = [names[at] for at in order.tolist()]
+        experiences = self._experiences(names)
+        given = self._given_weights()
         data = self.clean()
         images = data.images
+        if self.n_images > len(images.test_y):
+            raise ConfigError(f"scenario.n_images={self.n_images} asks for more than the {len(images.test_y)} test "
+                              "images; 0 takes all")
         chosen = balanced(images.test_y, self.n_images)
-        experiences = self._experiences(names)
         found = {domain: self.corrupted(data, *domain)
                  for domain in dict.fromkeys(domain for experience in experiences for domain in experience)}
         made = {experience: self._rows([found[domain][0] for domain in experience], experience, images.test_y, chosen,
@@ -117,10 +127,10 @@ class CorruptionStreams(Scenario):
                           input_shape=tuple(images.test_x.shape[1:]), offers=self.offers, mean=mean, std=std,
                           augment=data.augment, is_labelled=False, batch_size=self.batch_size, n_rounds=self.rounds)
         digest = hashlib.sha256(repr([(domain, found[domain][1]) for domain in sorted(found)]).encode()).hexdigest()
-        stream = ResidentStream(info, parts, provenance={data.name: images.digest, self.title(): digest})
+        stream = ResidentStream(info, parts, provenance={data.name: images.digest, self.title(): digest, **given})
         stream.pretraining = Pretraining(
             data=Dataset(images.train_x, images.train_y), name=data.name, digest=images.digest, seed=self.source_seed,
-            path=None if self.source in ("train", "model") else self.source, is_brought=self.source == "model")
+            path=None if self.source in _SOURCES else self.source, is_brought=self.source == "model")
         return stream
 
     def _names(self, phase: Phase) -> list[str]:
@@ -135,11 +145,36 @@ class CorruptionStreams(Scenario):
         return list(self.corruptions)
 
     def _experiences(self, names: Sequence[str]) -> list[tuple[Domain, ...]]:
-        """What each experience of a round is made of."""
+        """What each experience of a round is made of.
+
+        Raises:
+            ConfigError: there are too many rounds.
+        """
+        experiences: list[tuple[Domain, ...]]
         if self.stream == "gradual":
-            return [((name, severity),) for name in names for severity in _RAMP]
-        domains = [(name, self.severity) for name in names]
-        return [tuple(domains)] if self.stream == "mixed" else [(domain,) for domain in domains]
+            experiences = [((name, severity),) for name in names for severity in _RAMP]
+        elif self.stream == "mixed":
+            experiences = [tuple((name, self.severity) for name in names)]
+        else:
+            experiences = [((name, self.severity),) for name in names]
+        if self.rounds * len(experiences) > _MOST:
+            raise ConfigError(f"scenario.rounds={self.rounds} makes a stream of {self.rounds * len(experiences)} "
+                              f"experiences, and {_MOST} are the most; set it to at most {_MOST // len(experiences)}")
+        return experiences
+
+    def _given_weights(self) -> dict[str, str]:
+        """The digest of the file of weights, by its name in the provenance; empty where there is none.
+
+        Raises:
+            ConfigError: the file is not there, or cannot be one of weights.
+        """
+        if self.source in _SOURCES:
+            return {}
+        path = Path(self.source).expanduser()
+        near = difflib.get_close_matches(self.source.lower(), _SOURCES, n=1)
+        if near and not path.exists():
+            raise ConfigError(f"there are no weights at {path}; did you mean scenario.source={near[0]}?")
+        return {SOURCE_WEIGHTS: digest_of(path)}
 
     def _rows(self, stores: Sequence[Tensor], experience: tuple[Domain, ...], y: Tensor, chosen: Tensor,
               seed: int) -> Dataset:

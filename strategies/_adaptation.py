@@ -28,7 +28,7 @@ from ._statistics import by_batch, normalised_by
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 _REFERENCE_BATCH = 200
 
-Rule = Literal["adam", "sgd"]
+Rule = Literal["adam", "sgd", "nesterov"]
 
 
 def unlabelled(name: str, info: StreamInfo) -> None:
@@ -133,7 +133,8 @@ class Adapted:
 
     Args:
         params: the weights by name; they stay the model's own.
-        rule: "adam" (beta 0.9 and 0.999) or "sgd" (momentum 0.9), without weight decay.
+        rule: "adam" (beta 0.9 and 0.999), "sgd" (momentum 0.9) or "nesterov" (the same, looking ahead: Nesterov's
+            momentum), without weight decay.
     """
 
     def __init__(self, model: Model, params: Mapping[str, nn.Parameter], rule: Rule, lr: float) -> None:
@@ -145,8 +146,9 @@ class Adapted:
         self.optimizer = self._fresh()
 
     def _fresh(self) -> Optimizer:
-        if self._rule == "sgd":
-            return torch.optim.SGD(self.params.values(), self._lr, momentum=0.9, fused=True)
+        if self._rule != "adam":
+            return torch.optim.SGD(self.params.values(), self._lr, momentum=0.9, nesterov=self._rule == "nesterov",
+                                   fused=True)
         return torch.optim.Adam(self.params.values(), self._lr, fused=True)
 
     def step(self, loss: Tensor) -> None:

@@ -59,7 +59,7 @@ class Rules:
     has_class_factor: bool
     statistics: Literal["batch", "source"]
     answer: Literal["sum", "teacher", "student"]
-    update_rule: Literal["adam", "sgd"]
+    update_rule: Literal["adam", "sgd", "nesterov"]
     lr: float
     n_steps: int
 

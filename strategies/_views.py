@@ -77,9 +77,11 @@ class Views:
         factors = [low + (high - low) * row for (low, high), row in zip(_RANGES, drawn, strict=True)]
         images = jittered(images.clamp(0, 1), factors[:5], torch.randperm(5, generator=self._order).tolist())
         sigma = None if self._is_sharp else factors[9]
-        still = torch.zeros_like(factors[5])
-        place = factors[5:9] if self._is_moved else [still, still, still, still + 1]
-        images = moved(images, *place, sigma)
+        angle, right, down, scale = factors[5:9]
+        if not self._is_moved:
+            angle, right, down = (torch.zeros_like(angle) for _ in range(3))
+            scale = torch.ones_like(angle)
+        images = moved(images, angle, right, down, scale, sigma)
         if self._is_mirrored:
             images = torch.where((factors[10] < 0.5).view(-1, 1, 1, 1), images.flip(-1), images)
         if not self._is_sharp:

@@ -1,6 +1,7 @@
 """What a strategy counts while it adapts: entropy of its answers, images out of range, and figures of its own.
 
-Sums stay on the device, so that no step waits for one.
+Figures are means over all rows so far, since a strategy does not know where an experience ends. Sums stay on the
+device, so that no step waits for one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TOLERANCE = 1e-3
 
 
 class Watch:
-    """Figures of the experience at hand, and images out of range in the whole stream."""
+    """Figures of the stream so far."""
 
     def __init__(self, info: StreamInfo, device: torch.device) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -31,10 +32,6 @@ class Watch:
         if len(info.input_shape) == 3:
             mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (info.mean, info.std))
             self._range = (-_TOLERANCE - mean) / std, (1 + _TOLERANCE - mean) / std
-
-    def begin(self) -> None:
-        """An experience begins: its figures are 0."""
-        self._sums, self._counts = {}, {}
 
     @torch.no_grad()
     def saw(self, x: Inputs, logits: Tensor) -> None:
@@ -49,16 +46,13 @@ class Watch:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._counts[name] = self._counts.get(name, 0) + n
 
-    def end(self) -> None:
-        """An experience ends: warn, once, of images outside the range that the model was trained on."""
+    def metrics(self) -> dict[str, float]:
+        """The mean of each figure; warns, once, of images outside the range that the model was trained on."""
         n_outside = int(self._n_outside)
         if n_outside and not self._is_told:
             self._is_told = True
             warnings.warn(f"{n_outside} of {self._n_batches} batches of the stream hold images outside [0, 1]; "
                           "give uint8 rows, or float rows divided by 255 and clipped", stacklevel=2)
-
-    def metrics(self) -> dict[str, float]:
-        """The mean of each figure."""
         return {name: value.item() / self._counts[name] for name, value in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import ConfigError
-from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
@@ -63,10 +62,6 @@ class BNStats(Strategy):
                               "model=cnn, model=slim_resnet18 or model.norm=batch (of mlp)")
         self._watch = Watch(info, model.device)
 
-    def before_experience(self, model: Model, experience: Experience) -> None:
-        """Figures are given for each experience."""
-        self._watch.begin()
-
     @torch.no_grad()
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """Logits with the statistics of this batch in."""
@@ -74,10 +69,6 @@ class BNStats(Strategy):
         logits = self._logits(model, x, rule)
         self._watch.saw(x, logits)
         return logits
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """Logits with the statistics of these rows, or the moving ones."""

@@ -52,7 +52,7 @@ class CoTTA(Strategy):
 
     lr: float = tunable(1e-3, 1e-4, 3e-4, 1e-3, low=0.0)
     """Learning rate."""
-    update_rule: Literal["adam", "sgd"] = "adam"
+    update_rule: Literal["adam", "sgd", "nesterov"] = "adam"
     """Update rule; sgd has momentum 0.9."""
     momentum: float = tunable(0.999, 0.99, 0.999, low=0.0, high=1.0)
     """Momentum a of the teacher."""
@@ -76,7 +76,6 @@ class CoTTA(Strategy):
 
     def before_experience(self, model: Model, experience: Experience) -> None:
         """Figures are given for each experience."""
-        self._watch.begin()
         meet_classes(model, self._teacher, self._source)
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
@@ -108,10 +107,6 @@ class CoTTA(Strategy):
             for param, source in zip(params, first, strict=True):
                 drawn = torch.rand(param.shape, generator=self._generator, device=param.device)
                 param.copy_(torch.where(drawn < self.restore_probability, source, param))
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """The teacher's logits with the statistics of these rows."""

@@ -59,7 +59,7 @@ class EATA(Strategy):
 
     lr: float = tunable(1e-3, 1e-4, 2.5e-4, 1e-3, 3e-3, low=0.0)
     """Learning rate."""
-    update_rule: Literal["adam", "sgd"] = "adam"
+    update_rule: Literal["adam", "sgd", "nesterov"] = "adam"
     """Update rule; sgd has momentum 0.9."""
     entropy_margin: float = tunable(0.4, 0.2, 0.4, 0.6, low=0.0, high=1.0)
     """E_0 as a part of ln C, the largest entropy."""
@@ -94,8 +94,7 @@ class EATA(Strategy):
 
     def before_experience(self, model: Model, experience: Experience) -> None:
         """Figures are given for each experience; before the first one, F is measured on source rows."""
-        self._watch.begin()
-        if experience.index == 0 and Need.SOURCE_DATA in self.needs:
+        if Need.SOURCE_DATA in self.needs:
             with by_batch_in(model):
                 self._fisher = batch_fisher(model, source_rows("eata", experience), n_samples=self.n_samples,
                                             batch_size=self.fisher_batch_size, generator=self._generator)
@@ -135,10 +134,6 @@ class EATA(Strategy):
         self._n_merged += 1
         for name, new in answer_fisher(logits, self._adapted.params).items():
             self._fisher[name] = self._fisher[name].lerp(new, 1 / self._n_merged) if name in self._fisher else new
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """Logits with the statistics of these rows."""

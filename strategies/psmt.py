@@ -63,6 +63,7 @@ from cl_framework.types import Batch, Inputs, Need, Output, StreamInfo
 
 from ._adaptation import meet_classes, several_rows, source_rows, unlabelled
 from ._psmt_stream import Rules, StreamPSMT
+from ._psmt_variants import faults_of_variant
 from ._selection import batch_fisher, unselected
 from ._statistics import BESIDE
 from ._teacher import frozen_copy, logits_of, n_bytes, resize_head, restored_teacher, teacher_state, tensors_of
@@ -99,7 +100,7 @@ class PSMT(Strategy):
     """Rows of one batch of that batch-Fisher."""
     lr: float = bounded(1e-3, low=0.0)
     """Learning rate on an unlabelled stream; `train.lr` is that of a labelled one. So for the fields below."""
-    update_rule: Literal["adam", "sgd"] = "adam"
+    update_rule: Literal["adam", "sgd", "nesterov"] = "adam"
     """Update rule; sgd has momentum 0.9."""
     n_steps: int = bounded(1, low=1)
     """Steps on each batch."""
@@ -127,6 +128,9 @@ class PSMT(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        faults = faults_of_variant(self, self.variant)
+        if faults:
+            raise ConfigError(faults)
         if self.variant == "supervised":
             return
         asks_source = self._rules().fisher == "source" and self.penalty_strength > 0
@@ -156,9 +160,8 @@ class PSMT(Strategy):
         """The teacher's head gets the student's rows for new classes; the first teacher is the student. An unlabelled
         stream begins with the batch-Fisher of source rows, and learns nothing more from boundaries."""
         if self._stream is not None:
-            self._stream.watch.begin()
             meet_classes(model, self._stream.teacher)
-            if experience.index == 0 and Need.SOURCE_DATA in self.needs:
+            if Need.SOURCE_DATA in self.needs:
                 self._stream.measure(model, source_rows("psmt", experience))
             return
         self._n_steps = 0
@@ -225,7 +228,6 @@ class PSMT(Strategy):
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Anchor the student, and merge the experience's batch-Fisher into the mean."""
         if self._stream is not None:
-            self._stream.watch.end()
             return
         self._n_old = model.n_seen
         self._n_done += 1

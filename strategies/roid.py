@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
@@ -49,7 +48,7 @@ class ROID(Strategy):
 
     lr: float = tunable(1e-3, 1e-4, 2.5e-4, 1e-3, low=0.0)
     """Learning rate."""
-    update_rule: Literal["adam", "sgd"] = "adam"
+    update_rule: Literal["adam", "sgd", "nesterov"] = "adam"
     """Update rule; sgd has momentum 0.9."""
     source_momentum: float = tunable(0.99, 0.95, 0.99, 0.999, 1.0, low=0.0, high=1.0)
     """Weight of the adapted weights in the average with the source; 1 never averages."""
@@ -74,10 +73,6 @@ class ROID(Strategy):
         self._views = Views(info, model.device, "roid", is_sharp=True) if self.is_consistent else None
         self._n_batch = info.batch_size
         self._watch = Watch(info, model.device)
-
-    def before_experience(self, model: Model, experience: Experience) -> None:
-        """Figures are given for each experience."""
-        self._watch.begin()
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """The corrected logits before the step, the step, and the average with the source."""
@@ -122,10 +117,6 @@ class ROID(Strategy):
         prior = logits.softmax(1).mean(0)
         smooth = max(1 / n, 1 / n_classes) / prior.amax()
         return logits * (prior + smooth) / (1 + smooth * n_classes)
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """Logits with the statistics of these rows."""

@@ -46,7 +46,7 @@ class RoTTA(Strategy):
 
     lr: float = tunable(1e-3, 1e-4, 3e-4, 1e-3, low=0.0)
     """Learning rate."""
-    update_rule: Literal["adam", "sgd"] = "adam"
+    update_rule: Literal["adam", "sgd", "nesterov"] = "adam"
     """Update rule; sgd has momentum 0.9."""
     alpha: float = tunable(0.05, 0.01, 0.05, 0.1, low=0.0, high=1.0)
     """Weight a of a batch in the moving statistics."""
@@ -75,7 +75,6 @@ class RoTTA(Strategy):
 
     def before_experience(self, model: Model, experience: Experience) -> None:
         """Figures are given for each experience."""
-        self._watch.begin()
         meet_classes(model, self._teacher)
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
@@ -103,10 +102,6 @@ class RoTTA(Strategy):
         own = norm_weights("rotta", self._teacher)
         with torch.no_grad():
             torch._foreach_lerp_(list(own.values()), list(self._adapted.params.values()), self.nu)
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """The teacher's logits with its moving statistics."""

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import ConfigError
-from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
@@ -45,7 +44,7 @@ class SAR(Strategy):
 
     lr: float = tunable(1e-3, 1e-4, 2.5e-4, 1e-3, 3e-3, low=0.0)
     """Learning rate."""
-    update_rule: Literal["adam", "sgd"] = "sgd"
+    update_rule: Literal["adam", "sgd", "nesterov"] = "sgd"
     """Update rule; sgd has momentum 0.9."""
     rho: float = tunable(0.05, 0.01, 0.05, 0.1, low=0.0)
     """How far the weights climb."""
@@ -73,10 +72,6 @@ class SAR(Strategy):
         self._mean: float | None = None
         self._n_resets = 0
         self._watch = Watch(info, model.device)
-
-    def before_experience(self, model: Model, experience: Experience) -> None:
-        """Figures are given for each experience."""
-        self._watch.begin()
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """The logits before the step, and a sharpness-aware step on reliable rows."""
@@ -110,10 +105,6 @@ class SAR(Strategy):
             torch._foreach_copy_(params, before)
         if len(chosen):
             self._adapted.apply()
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """Logits with the statistics of these rows."""

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from cl_framework.experience import Experience
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
 from cl_framework.types import Inputs, Need, StreamInfo
@@ -33,19 +32,11 @@ class Source(Strategy):
         unlabelled("source", info)
         self._watch = Watch(info, model.device)
 
-    def before_experience(self, model: Model, experience: Experience) -> None:
-        """Figures are given for each experience."""
-        self._watch.begin()
-
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """The model's logits."""
         logits = self.predict(model, x, None).detach()
         self._watch.saw(x, logits)
         return logits
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def metrics(self) -> Mapping[str, float]:
         """Mean entropy of the answers."""

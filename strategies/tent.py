@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
@@ -40,7 +39,7 @@ class Tent(Strategy):
 
     lr: float = tunable(1e-3, 1e-4, 2.5e-4, 1e-3, 3e-3, low=0.0)
     """Learning rate; the paper has 1e-3 with adam for small images, 2.5e-4 with sgd for ImageNet."""
-    update_rule: Literal["adam", "sgd"] = "adam"
+    update_rule: Literal["adam", "sgd", "nesterov"] = "adam"
     """Update rule; sgd has momentum 0.9."""
     n_steps: int = bounded(1, low=1)
     """Steps on each batch."""
@@ -52,10 +51,6 @@ class Tent(Strategy):
         self._adapted = Adapted(model, norm_weights("tent", model), self.update_rule, self.lr)
         self._watch = Watch(info, model.device)
 
-    def before_experience(self, model: Model, experience: Experience) -> None:
-        """Figures are given for each experience."""
-        self._watch.begin()
-
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """The logits before the first step, and the steps."""
         first = None
@@ -66,10 +61,6 @@ class Tent(Strategy):
         assert first is not None
         self._watch.saw(x, first)
         return first
-
-    def after_experience(self, model: Model, experience: Experience) -> None:
-        """Warn of images outside the range."""
-        self._watch.end()
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """Logits with the statistics of these rows."""

@@ -7,6 +7,7 @@ import torch
 
 from cl_framework import Strategy
 from cl_framework.adaptation import Tally
+from cl_framework.chain import Chain
 from cl_framework.check_runs import Stop, Stopped
 from cl_framework.checkpoint import Vault
 from cl_framework.errors import ConfigError, Diverged
@@ -14,6 +15,8 @@ from cl_framework.models import MLP
 from cl_framework.pretraining import give_weights
 from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
+from cl_framework.strategies.er import ER
+from cl_framework.strategies.tent import Tent
 from cl_framework.toys import Toy, toy_model
 from cl_framework.types import Need
 
@@ -138,15 +141,82 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(stop, tmp_path):
 
 def test_an_answer_that_is_not_finite_ends_the_run():
     stream = Toy(is_labelled=False).open()
-    with pytest.raises(Diverged, match="an answer is not finite at step 2 of the stream"):
+    with pytest.raises(Diverged, match=r"an answer is not finite at step 2 of the stream.*a lower learning rate"):
         run_stream(Nudge(rate=1e39), stream, prepared(stream), recipe=RECIPE)
+    with pytest.raises(Diverged, match=r"lower strategy\.tent\.lr$"):
+        run_stream(Tent(lr=1e38), stream, prepared(stream), recipe=RECIPE)
+
+
+def test_weights_that_explode_and_stay_finite_end_the_run():
+    stream = Toy(is_labelled=False).open()
+    with pytest.raises(Diverged, match=r"times those of the source after step 1 of the stream.*strategy\.tent\.lr"):
+        run_stream(Tent(lr=1e10), stream, prepared(stream), recipe=RECIPE)
+    largest = max(float(value.detach().abs().max()) for value in prepared(stream).parameters())
+    run_stream(Nudge(rate=largest * 1e4), stream, prepared(stream), recipe=RECIPE)  # 24 steps, at most 1 each
+    with pytest.raises(Diverged, match="times those of the source"):
+        run_stream(Nudge(rate=max(largest, 1.0) * 8e6), stream, prepared(stream), recipe=RECIPE)
+
+
+def test_explosion_is_measured_from_the_source_after_a_stop(tmp_path):
+    stream, recipe = Toy(is_labelled=False, n_test=40).open(), replace(RECIPE, checkpoint_every=0.0)
+    vault, strategy = Vault(tmp_path / "vault", "toy"), Nudge(rate=1e4)
+    with pytest.raises(Stopped):
+        run_stream(strategy, stream, prepared(stream), recipe=recipe, vault=vault, observer=Stop(after_step=16))
+    with pytest.raises(Diverged, match="times those of the source"):
+        run_stream(Nudge(rate=2e6), stream, prepared(stream), recipe=recipe, vault=vault)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("is_labelled", [True, False])
+def test_held_out_answers_that_are_not_finite_end_the_run(bad, is_labelled):
+    @dataclass(kw_only=True, eq=False)
+    class Broken(Strategy):
+        needs = frozenset() if is_labelled else frozenset({Need.UNLABELLED})
+        lr: float = 0.1
+
+        def predict(self, model, x, task):
+            return super().predict(model, x, task).index_fill(0, torch.tensor([0]), bad)
+
+        def adapt(self, model, x):
+            return super().predict(model, x, None)
+
+    stream = Toy(is_labelled=is_labelled).open()
+    key = r"train\.lr" if is_labelled else r"strategy\.broken\.lr"
+    with pytest.raises(Diverged, match=rf"held-out rows.*after experience 0.*{key}"):
+        run_stream(Broken(), stream, toy_model(stream) if is_labelled else prepared(stream), recipe=RECIPE)
+
+
+def test_answers_may_rule_classes_out():
+    @dataclass(kw_only=True, eq=False)
+    class Masked(Strategy):
+        def predict(self, model, x, task):
+            return super().predict(model, x, task).index_fill(1, torch.tensor([0]), -torch.inf)
+
+    stream = Toy().open()
+    assert run_stream(Masked(), stream, toy_model(stream), recipe=RECIPE).n_done == 3
+
+
+def test_a_model_whose_clean_answers_are_not_finite_does_not_begin():
+    stream = Toy(is_labelled=False).open()
+    model = prepared(stream)
+    model.head.bias.data.fill_(torch.nan)
+    with pytest.raises(Diverged, match=r"held-out rows.*before the stream.*scenario\.source"):
+        run_stream(Nudge(), stream, model, recipe=RECIPE)
 
 
 def test_strategies_and_streams_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="Strategy learns from labels, and this stream has none"):
         run_stream(Strategy(), stream := Toy(is_labelled=False).open(), toy_model(stream))
-    with pytest.raises(ConfigError, match="Nudge adapts to test rows without labels"):
+    with pytest.raises(ConfigError, match=r"Nudge adapts to test rows without labels.*variant=supervised"):
         run_stream(Nudge(), stream := Toy().open(), toy_model(stream))
+
+
+@pytest.mark.parametrize("parts", [(ER(), Tent()), (Tent(), ER())])
+def test_every_part_of_a_chain_must_fit(parts):
+    with pytest.raises(ConfigError, match=r"^ER learns from labels, and this stream has none"):
+        run_stream(Chain(*parts), stream := Toy(is_labelled=False).open(), toy_model(stream))
+    with pytest.raises(ConfigError, match=r"^Tent adapts to test rows without labels"):
+        run_stream(Chain(*parts), stream := Toy().open(), toy_model(stream))
 
 
 def test_the_weights_are_trained_once_and_shared(tmp_path):
@@ -174,7 +244,7 @@ def test_weights_may_be_given_as_a_file(wrap, tmp_path):
 def test_bad_files_of_weights(tmp_path):
     stream = Toy(is_labelled=False).open()
     for name, content, message in (
-            ("missing.pt", None, "there are no weights at"), ("empty.safetensors", b"", "holds no weights"),
+            ("missing.pt", None, "there are no weights at"), ("empty.safetensors", b"", "is empty"),
             ("text.pt", b"hello", "holds"), ("other.pt", {"w": torch.zeros(2)}, "weights of another network: no "),
             ("object.pt", {"w": Toy()}, "holds more than weights")):
         path = tmp_path / name
@@ -185,12 +255,3 @@ def test_bad_files_of_weights(tmp_path):
         stream.pretraining = replace(stream.pretraining, path=str(path))
         with pytest.raises(ConfigError, match=message):
             prepared(stream)
-
-
-def test_a_damaged_cache_says_so(tmp_path):
-    stream = Toy(is_labelled=False).open()
-    prepared(stream)
-    (path,) = (tmp_path / "data" / "pretrained").glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ConfigError, match="remove it"):
-        prepared(stream)

@@ -343,7 +343,7 @@ class NeedsTwoRows(Adapts):
 
 @breaks(adaptation_checks.needs_no_labels)
 class FindsTheLabels(Adapts):
-    """Keeps the rows that an experience carries, with their labels."""
+    """Asks the experience that it is told of for labels; it carries none."""
 
     def before_experience(self, model, experience):
         with torch.no_grad():
@@ -352,14 +352,15 @@ class FindsTheLabels(Adapts):
 
 @breaks(adaptation_checks.sees_no_boundary)
 class StartsOverAtBoundaries(Adapts):
-    """Resets the model when the corruption changes."""
+    """Favours another class when its figures are asked for: that is where an experience ends."""
 
     def setup(self, model, info):
-        self.source = model.head.bias.detach().clone()
+        self.bias = model.head.bias
 
-    def before_experience(self, model, experience):
+    def metrics(self):
         with torch.no_grad():
-            model.head.bias.copy_(self.source)
+            self.bias[0] = 1000.0
+        return {}
 
 
 @pytest.mark.parametrize("check", adaptation_checks.ADAPTATION_CHECKS)

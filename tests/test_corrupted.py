@@ -88,7 +88,7 @@ def test_labels_stay_with_their_images() -> None:
     assert [label_of[row.numpy().tobytes()] for row in raw(data)] == data.y.tolist() and len(data) == 710
 
 
-def test_held_out_rows_are_clean_and_the_source_is_the_training_part() -> None:
+def test_held_out_rows_are_clean_and_the_source_is_the_training_part(tmp_path: Path) -> None:
     stream, images = opened(n_images=30), digits()
     for index in (0, 14):
         test = stream.test(index)
@@ -97,8 +97,38 @@ def test_held_out_rows_are_clean_and_the_source_is_the_training_part() -> None:
         assert torch.equal(test.data.y, images.test_y[positions])
     assert stream.pretraining is not None and torch.equal(raw(stream.pretraining.data), images.train_x)
     assert (stream.pretraining.path, stream.pretraining.seed, stream.pretraining.digest) == (None, None, images.digest)
-    given = opened(source="weights.pt", source_seed=3).pretraining
-    assert given is not None and (given.path, given.seed) == ("weights.pt", 3)
+    torch.save({"w": torch.zeros(1)}, file := tmp_path / "weights.pt")
+    given = opened(source=str(file), source_seed=3).pretraining
+    assert given is not None and (given.path, given.seed) == (str(file), 3)
+
+
+def test_a_file_of_weights_is_part_of_what_a_stream_is_made_of(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1)}, file := tmp_path / "weights.pt")
+    first = opened(source=str(file)).provenance
+    torch.save({"w": torch.zeros(1)}, file)
+    second = opened(source=str(file)).provenance
+    assert set(first) == {"digits", "digits_csim", "source weights"} and set(opened().provenance) < set(first)
+    assert [name for name in first if first[name] != second[name]] == ["source weights"]
+
+
+def test_sources_that_are_not_there(tmp_path: Path) -> None:
+    for source, words in (("Train", r"did you mean scenario\.source=train\?"),
+                          ("modle", r"did you mean scenario\.source=model\?"),
+                          (str(tmp_path / "gone.pt"), "there are no weights at .*gone.pt; put the file back")):
+        with pytest.raises(ConfigError, match=words):
+            opened(source=source)
+
+
+def test_more_images_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"scenario\.n_images=356 .* 355 test images"):
+        opened(n_images=356)
+    assert len(opened(n_images=355)[0].train) == 355
+
+
+def test_more_experiences_than_a_matrix_can_hold_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"scenario\.rounds=201 .* 3015 experiences.*at most 200"):
+        opened(rounds=201, n_images=10)
+    assert len(opened(rounds=200, n_images=10)) == 3000
 
 
 def test_phases_have_other_corruptions() -> None:
@@ -229,6 +259,7 @@ def test_a_disk_that_takes_nothing_is_said(home: Path) -> None:
     ({"severity": 6}, r"severity must be at most 5, got 6"),
     ({"dirichlet": -1.0}, "dirichlet must be at least 0.0"),
     ({"rounds": 0}, "rounds must be at least 1"),
+    ({"source_seed": -1}, "source_seed must be at least 0, got -1"),
 ])
 def test_bad_fields(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

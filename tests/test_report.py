@@ -244,7 +244,7 @@ def test_a_damaged_summary_says_what_is_wrong(tmp_path, change, fault):
 
 @pytest.mark.parametrize("content", [None, 3, [], "text"])
 def test_a_summary_that_is_no_object_is_refused(tmp_path, content):
-    with pytest.raises(DataError, match="expected an object"):
+    with pytest.raises(DataError, match=r"expected an object.*remove it and give the command"):
         parse_summary(content, tmp_path)
 
 

@@ -282,3 +282,10 @@ def test_altered_files_are_taken_on_request_and_cached_apart(home):
     stream = SplitCIFAR10(is_official=False).open("single", None)
     assert len(stream) == 5 and stream.info.input_shape == (3, 32, 32) and "cifar10-altered" in stream.provenance
     assert not CIFAR10.cache_file.exists() and CIFAR10.altered().cache_file.exists()
+
+
+def test_a_file_where_the_folder_of_data_should_be(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLF_DATA", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"file, which is a file; set CLF_DATA to a folder"):
+        load("dataset", "digits").load()

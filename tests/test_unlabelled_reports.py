@@ -25,7 +25,7 @@ from cl_framework.protocol import run_stream
 from cl_framework.record import StreamRecord
 from cl_framework.report import as_csv, as_json, as_markdown, as_text, groups, report, run_table
 from cl_framework.runs import RunFolder, Writer, summarise
-from cl_framework.summaries import parse_summary
+from cl_framework.summaries import parse_summary, read_runs
 from cl_framework.toys import Toy, toy_model, toy_recipe
 from cl_framework.tracking import _Tracker
 from cl_framework.types import Need, StreamInfo
@@ -261,6 +261,42 @@ def test_damaged_experiences_are_named(tmp_path, experiences):
     with pytest.raises(DataError, match="'experiences'"):
         parse_summary({**content, "experiences": experiences}, tmp_path)
     assert parse_summary({**content, "experiences": []}, tmp_path).experiences == ()
+
+
+@pytest.mark.parametrize(("change", "fault"), [
+    ({"experiences": [{"online_error": 1.5}]}, r"'experiences' holds online_error=1.5"),
+    ({"experiences": [{"accuracy": -0.25}]}, r"'experiences' holds accuracy=-0.25"),
+    ({"accuracy_matrix": [[2.0]]}, "'accuracy_matrix' has values outside 0 to 1"),
+    ({"metrics": {"online_error": 55.0}}, "metric 'online_error' is 55.0"),
+    ({"metrics": {"source_forgetting": -1.5}}, "metric 'source_forgetting' is -1.5"),
+    ({"experiences": [{"name": "a"}, {"name": "a"}], "accuracy_matrix": [[0.5]]}, "are 2, and 'accuracy_matrix' has 1"),
+])
+def test_what_was_not_measured_is_damage(tmp_path, change, fault):
+    content = write(tmp_path, "tent", 0, [0.5])
+    with pytest.raises(DataError, match=fault):
+        parse_summary({**content, **change}, tmp_path)
+    parse_summary({**content, "metrics": {"source_forgetting": -1.0, "online_error": 1.0, "own": 55.0}}, tmp_path)
+
+
+def test_runs_that_do_not_tell_of_their_experiences_are_noted(runs):
+    assert not read_runs(runs).notes()
+    write(runs, "cotta", 0, [0.5, 0.25, 0.25], experiences=[])
+    assert "1 run not in the error of each experience" in " ".join(read_runs(runs).notes())
+
+
+def test_seeds_begun_on_other_data_are_not_averaged(runs):
+    for seed, digest in enumerate(["a", "b", "a"]):
+        (runs / f"tent-tent-{seed}" / "environment.json").write_text(json.dumps({"data": {"source weights": digest}}))
+    found = groups(runs)
+    tent = next(each for each in found if each.strategy == "tent")
+    assert tent.seeds == (0, 2) and next(each for each in found if each.strategy == "source").seeds == (0, 1, 2)
+    assert "tent-tent-1 was begun on other data than" in " ".join(read_runs(runs).notes())
+
+
+def test_a_folder_in_the_place_of_a_summary_is_said(tmp_path):
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(ConfigError, match=r"is damaged .*remove it"):
+        RunFolder(tmp_path).summary()
 
 
 class Watched(Strategy):
