@@ -58,7 +58,8 @@ class CorruptionStreams(Scenario):
         "phases_are_disjoint": "tuning and evaluation have the same images and classes; their corruptions differ"}
 
     corruptions: list[str] = field(default_factory=list)
-    """Which, in their natural order; when empty the 15 standard ones, and for tuning the four hold-outs."""
+    """Which, in their natural order; when empty the 15 standard ones. Tuning takes the four hold-outs, but for those
+    that are named here."""
     severity: int = bounded(5, low=1, high=5)
     """Of every corruption, but for `stream=gradual`."""
     stream: Literal["continual", "gradual", "mixed"] = "continual"
@@ -134,15 +135,23 @@ class CorruptionStreams(Scenario):
         return stream
 
     def _names(self, phase: Phase) -> list[str]:
-        """The corruptions of a phase."""
-        if not self.corruptions:
-            return list(HOLD_OUTS if phase == Phase.TUNING else CORRUPTIONS)
+        """The corruptions of a phase; a search sees none that is reported."""
         for name in self.corruptions:
             check_name(name)
         if len(set(self.corruptions)) < len(self.corruptions):
             raise ConfigError(f"scenario.corruptions={self.corruptions} names one twice; scenario.rounds=2 repeats "
                               "the whole stream")
-        return list(self.corruptions)
+        if phase == Phase.TUNING:
+            return self._left_for_tuning()
+        return list(self.corruptions or CORRUPTIONS)
+
+    def _left_for_tuning(self) -> list[str]:
+        """The hold-outs that are not reported."""
+        left = [name for name in HOLD_OUTS if name not in self.corruptions]
+        if not left:
+            raise ConfigError(f"scenario.corruptions={self.corruptions} leaves none of {', '.join(HOLD_OUTS)} to tune "
+                              "on; leave one out")
+        return left
 
     def _experiences(self, names: Sequence[str]) -> list[tuple[Domain, ...]]:
         """What each experience of a round is made of.

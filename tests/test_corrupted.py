@@ -134,7 +134,11 @@ def test_more_experiences_than_a_matrix_can_hold_are_refused() -> None:
 def test_phases_have_other_corruptions() -> None:
     assert names(opened(Phase.TUNING)) == [f"{name} 5" for name in HOLD_OUTS]
     assert names(opened(Phase.EVALUATION)) == names(opened())
-    assert names(opened(Phase.TUNING, corruptions=["fog"], severity=2)) == ["fog 2"]
+    assert names(opened(Phase.TUNING, corruptions=["fog"], severity=2)) == [f"{name} 2" for name in HOLD_OUTS]
+    left = opened(Phase.TUNING, corruptions=["fog", HOLD_OUTS[1]])
+    assert names(left) == [f"{name} 5" for name in (HOLD_OUTS[0], *HOLD_OUTS[2:])]
+    with pytest.raises(ConfigError, match=r"leaves none of .* to tune on"):
+        opened(Phase.TUNING, corruptions=list(HOLD_OUTS))
     assert not set(HOLD_OUTS) & set(CORRUPTIONS)
 
 
