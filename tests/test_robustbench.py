@@ -134,14 +134,16 @@ def test_random_weights_are_refused_on_the_command_line(tmp_path: Path, capsys: 
     assert code != 0 and "starts with random weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["source", "bn_stats", "tent", "eata", "sar", "cotta", "rotta", "roid"])
+@pytest.mark.parametrize("name", ["cifar10c/source", "cifar10c/bn_stats", "cifar10c/tent", "cifar10c/eata",
+                                  "cifar10c/sar", "cifar10c/cotta", "cifar10c/rotta", "cifar10c/roid",
+                                  "cifar10c_mixed/tent"])
 def test_each_preset_of_the_published_table_runs(zoo: dict[str, object], tmp_path: Path, name: str,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLF_DATA", str(tmp_path))
     write_cifar(tmp_path)
     launch._STREAMS.clear()
     out = tmp_path / "runs"
-    assert cli.main(["train", f"experiment=cifar10c/{name}", "scenario.is_official=false", "track.wandb=disabled",
+    assert cli.main(["train", f"experiment={name}", "scenario.is_official=false", "track.wandb=disabled",
                      f"out={out}"]) == 0
     found = json.loads(next(out.rglob("summary.json")).read_text())
     assert 0.5 < found["metrics"]["online_error"] <= 1.0  # noise under noise: near chance, 0.9
