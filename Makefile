@@ -22,7 +22,7 @@ train: .venv/ready  ## train a job: make train ARGS="scenario=split_cifar strate
 	@$(BIN)/clf train $(ARGS)
 
 test: .venv/ready  ## the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/ready  ## linters, types, import rules
 	@$(BIN)/ruff check .

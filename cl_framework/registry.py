@@ -120,4 +120,4 @@ def verify(kind: str, name: str, plugin: Any) -> None:
 def see_current_folder() -> None:
     """Let `package.module:Class` find files in the folder the user stands in."""
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")  # last, so that a file of mine called ray.py is not taken for the library
