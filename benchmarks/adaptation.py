@@ -111,6 +111,8 @@ def write(table: str) -> None:
     made = {label: command(table, label) for label in ROWS}
     write_json(ROOT / "runs" / "reference" / f"adaptation_{table}.json", {
         "commands": ["clf train " + " ".join(words) for words, _ in made.values()], "environment": environment,
+        "git_commits": sorted({json.loads(path.read_text())["git_commit"] for _, out in made.values()
+                               for path in out.rglob("summary.json")}),
         "rows": [row for label, (_, out) in made.items() for row in measured(label, out)]})
 
 

@@ -34,7 +34,8 @@ parameters for small images (so these are not the figures of any published set).
 batches of 100 rows once, before it learns from them; it is told neither labels nor where a corruption ends. The
 hyperparameters are the defaults, those of the papers, which were chosen for larger networks: nothing was tuned.
 *Error* is the mean share of wrong answers in percent, with Student's 95 % interval; *calibration* the expected
-calibration error; *forgets* what clean images lose in accuracy; *time* is beside `source`, which learns nothing;
+calibration error; *forgets* what clean images lose in accuracy; *time* is beside `source`, which learns nothing,
+taken on shared cores under changing load, so that it tells orders of magnitude;
 *keeps* is what a strategy stores, as a multiple of the network's own weights. Rows with a dash are parts of `psmt
 paper`. `cotta` and `psmt paper` average their teacher over 4 random views of an image where the papers have 32; these
 networks were trained without shifts and mirroring, so views change brightness, contrast and sharpness alone.""", ""]
@@ -53,7 +54,7 @@ def _table(record: dict[str, Any], over: str, file: str) -> list[str]:
         rows = [row for row in record["rows"] if row["dataset"] == data]
         lines += [f"{NAMES[data]}, {over}:", "", *_figures(rows), "", *_parts(rows), ""]
     environment = record["environment"]
-    return [*lines, "```", *record["commands"], "```", "", f"Commit {environment['git_commit']}; Python "
+    return [*lines, "```", *record["commands"], "```", "", f"Commit {', '.join(record['git_commits'])}; Python "
             f"{environment['python']}, torch {environment['packages']['torch']}, {environment['device']}. Record: "
             f"`runs/reference/{file}` (`make adaptation`).", ""]
 
