@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import logging
 import os
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit status is 0, 2 for a user's mistake, 1 for a failure."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     is_debug = "--debug" in words
+    atexit.register(gc.freeze)  # else the end of a process looks through each of torch's 400,000 objects for a second
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once by CUDA; the same bits in each run
     logging.basicConfig(level=logging.DEBUG if is_debug else logging.WARNING, format="%(message)s")
     for noisy in ("matplotlib", "asyncio", "urllib3", "git"):

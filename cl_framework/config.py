@@ -127,17 +127,18 @@ def _source_digest(cls: type) -> str:
     return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
 
 
-def schema_faults(cls: type[DataclassLike]) -> None:
-    """Refuse a dataclass whose fields cannot be configured.
+def structured(cls: type[DataclassLike]) -> DictConfig:
+    """The fields of a dataclass, to be filled in.
 
     Raises:
         PluginError: names the field's fault.
     """
     try:
-        OmegaConf.structured(cls)
+        made: DictConfig = OmegaConf.structured(cls)
     except (OmegaConfBaseException, NameError, TypeError, ValueError) as error:
         raise PluginError(f"{cls.__name__} cannot be configured: {str(error).splitlines()[0]}; fields are int, float, "
                           "bool, str, Literal, list or dict of these") from error
+    return made
 
 
 def resolve(chosen: Mapping[str, Any], all_parts: Collection[str] = ()) -> Job:
@@ -313,8 +314,7 @@ class _Section:
     def __init__(self, prefix: str, schema: type[DataclassLike]) -> None:
         self.prefix = prefix
         self._names = [spec.name for spec in dataclasses.fields(schema) if spec.init]
-        schema_faults(schema)
-        self._config = OmegaConf.structured(schema)
+        self._config = structured(schema)
 
     def put(self, name: str, value: Any) -> list[str]:
         """Set a field; the faults, if any."""

@@ -58,6 +58,14 @@ class Launcher:
         """How many runs at once, as far as this machine can tell."""
         return 1 if self.is_here else self.workers or n_cpus()
 
+    def prepare(self, module: str) -> None:
+        """Let processes start, and import a module, while this one does the same."""
+        LAUNCHERS[self.name].prepare(self, module)
+
+    def stop(self) -> None:
+        """End the processes that are here, at once."""
+        LAUNCHERS[self.name].stop()
+
     def run(self, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
         """Each task with what `work` made of it, in the order in which they end.
 
@@ -74,6 +82,8 @@ class Way:
     """What a launcher does."""
 
     run: Callable[[Launcher, Work, Iterable[Any], Load], Outcomes]
+    prepare: Callable[[Launcher, str], None] = lambda launcher, module: None
+    stop: Callable[[], None] = lambda: None
     is_here: bool = False
     has_address: bool = False
 
@@ -96,6 +106,18 @@ def _local(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> 
     yield from through(pool, n, work, tasks)
 
 
+def _start_local(launcher: Launcher, module: str) -> None:
+    from cl_framework.local_pool import processes
+
+    processes().prepare(min(launcher.n_workers, n_cpus() - 1), module)  # one CPU is this process's own meanwhile
+
+
+def _stop_local() -> None:
+    from cl_framework.local_pool import processes
+
+    processes().stop()
+
+
 def _ray(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
     """On a Ray cluster."""
     from cl_framework.ray_pool import Cluster
@@ -109,7 +131,8 @@ def _ray(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Ou
     yield from through(pool, launcher.workers or pool.n_places, work, tasks)
 
 
-LAUNCHERS = {"sequential": Way(run=_sequential, is_here=True), "local": Way(run=_local),
+LAUNCHERS = {"sequential": Way(run=_sequential, is_here=True),
+             "local": Way(run=_local, prepare=_start_local, stop=_stop_local),
              "ray": Way(run=_ray, has_address=True)}
 """Every launcher by its name."""
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Hashable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from cl_framework.lifeline import hold
@@ -18,6 +19,10 @@ _SHARE = 0.9
 """The part of the free memory that workers may take."""
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 """Libraries beside torch have one thread in a worker, unless the user's environment says otherwise."""
+_AMPLE = 2**30
+"""Bytes that a process surely holds when it has imported what it needs, and opened nothing."""
+_GROWTH = 2**30
+"""Bytes that a process may grow by before it is replaced. joblib takes 0.3e9 for a leak: a data set that stays open."""
 _IDLE = 300.0
 """Seconds without a task after which a process ends."""
 
@@ -36,6 +41,14 @@ class Processes:
         self._idle: list[Any] = []
         self._busy: dict[Hashable, Any] = {}
 
+    def prepare(self, n: int, module: str) -> None:
+        """Start processes, at most `n` and no more than surely fit, that import a module while the caller goes on."""
+        fitting = n if self.room is None else min(n, self.room // _AMPLE)
+        for _ in range(fitting - len(self._idle)):
+            executor = _executor()
+            executor.submit(_import, module)
+            self._idle.append(executor)
+
     def base(self, work: Work) -> int:
         """Bytes that a worker holds when it has imported what `work` needs; measured once, in a fresh one."""
         if self._base is None:
@@ -52,7 +65,11 @@ class Processes:
     def start(self, work: Work, task: Any) -> Future[Any]:
         """Give a task to an idle process, or to a new one."""
         executor = self._idle.pop() if self._idle else _executor()
-        future: Future[Any] = executor.submit(work, task)
+        try:
+            future: Future[Any] = executor.submit(work, task)
+        except BrokenProcessPool:  # it died idle, and took nothing with it
+            executor = _executor()
+            future = executor.submit(work, task)
         self._busy[future] = executor
         return future
 
@@ -95,8 +112,20 @@ def processes() -> Processes:
 def _executor() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(max_workers=1, timeout=_IDLE, initializer=hold, initargs=(os.getpid(),),
+    return ProcessPoolExecutor(max_workers=1, timeout=_IDLE, initializer=_begin, initargs=(os.getpid(),),
                                env={name: os.environ.get(name, one) for name, one in _THREADS.items()})
+
+
+def _begin(parent: int) -> None:
+    """What a process does first."""
+    from joblib.externals.loky import process_executor
+
+    hold(parent)
+    process_executor._MAX_MEMORY_LEAK_SIZE = _GROWTH
+
+
+def _import(module: str) -> None:
+    import_module(module)
 
 
 def _resident(_work: Work) -> int | None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from cl_framework.chain import Chain
 from cl_framework.check_runs import Stop, assert_same_result, fresh, learn, same, tensors, toy_for
 from cl_framework.checkpoint import Vault
-from cl_framework.config import schema_faults
+from cl_framework.config import structured
 from cl_framework.evaluate import answer
 from cl_framework.listing import describe_class
 from cl_framework.metrics import StreamRecord
@@ -65,7 +65,7 @@ def fields_are_data(strategy: Strategy) -> None:
     for part in strategy.parts():
         values = {spec.name: vars(part)[spec.name] for spec in dataclasses.fields(part)}
         back = type(part)(**yaml.safe_load(yaml.safe_dump(values)))
-        schema_faults(type(part))
+        structured(type(part))
         assert {name: vars(back)[name] for name in values} == values, "a field changes on its way through YAML"
 
 

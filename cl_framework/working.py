@@ -22,14 +22,31 @@ from cl_framework.launchers import Launcher, using
 _MOST_JOBS = 10_000
 
 
+@contextmanager
+def _launched(values: dict[str, list[Any]]) -> Iterator[Launcher]:
+    """The launcher that was asked for; its processes import what runs need while this one does."""
+    launcher = launcher_of(values)
+    launcher.prepare("cl_framework.tuning_pool")
+    try:
+        with heeding_sigterm(), using(launcher):
+            yield launcher
+    except BaseException:
+        launcher.stop()
+        raise
+
+
 def train_verb(command: Command) -> int:
     """Learn streams: a product of runs."""
+    values = dict(command.values)
+    with _launched(values) as launcher:
+        return _train(command, values, launcher)
+
+
+def _train(command: Command, values: dict[str, list[Any]], launcher: Launcher) -> int:
     from cl_framework.config import resolve
     from cl_framework.launch import check_job
 
-    values = dict(command.values)
     out = Path(str(single(values, "out", "runs")))
-    launcher = launcher_of(values)
     parts = {part for name in values.get("strategy", []) for part in str(name).split("+")}
     n_jobs = math.prod(len(choices) for choices in values.values())
     if n_jobs > _MOST_JOBS:
@@ -57,8 +74,7 @@ def _execute_all(jobs: Sequence[Any], out: Path, command: Command, launcher: Lau
     if any(job.tracking.wandb == "auto" and wandb_mode("auto") == "disabled" for job in jobs):
         progress.print(HINT, highlight=False, soft_wrap=True)
     line = _line(command)
-    with heeding_sigterm(), using(launcher):
-        summaries, failures = execute_all(jobs, out, line, progress, launcher.n_workers)
+    summaries, failures = execute_all(jobs, out, line, progress, launcher.n_workers)
     if len(summaries) == 1:
         console.print(run_table(summaries[0]))
     elif summaries:
@@ -70,13 +86,17 @@ def _execute_all(jobs: Sequence[Any], out: Path, command: Command, launcher: Lau
 
 def tune_verb(command: Command) -> int:
     """Search hyperparameters on tuning streams."""
+    values = dict(command.values)
+    with _launched(values) as launcher:
+        return _tune(command, values, launcher)
+
+
+def _tune(command: Command, values: dict[str, list[Any]], launcher: Launcher) -> int:
     from cl_framework.plan import plans
     from cl_framework.tuning import tune
     from cl_framework.tuning_table import time_text, trials_table
 
-    values = dict(command.values)
     out = Path(str(single(values, "out", "runs")))
-    launcher = launcher_of(values)
     console, progress = Console(), Console(stderr=True)
     made = plans(values, out)
     line = _line(replace(command, values={key: given for key, given in command.values.items()
@@ -84,8 +104,7 @@ def tune_verb(command: Command) -> int:
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
     for plan in made:
-        with heeding_sigterm(), using(launcher):
-            tuned = tune(plan, launcher.n_workers, line, progress)
+        tuned = tune(plan, launcher.n_workers, line, progress)
         budget = f"{plan.n_trials} trials x {plan.search.seeds} seeds, {plan.search.sampler}"
         cost = time_text(sum(score.seconds for trial in tuned.trials for score in trial.scores.values()))
         title = f"{plan.strategy} · {plan.protocol or 'no protocol'} · {budget} · {plan.job(plan.first, 0).phase.value}"
@@ -96,19 +115,22 @@ def tune_verb(command: Command) -> int:
 
 def evaluate_verb(command: Command) -> int:
     """Report what a search found, on the evaluation stream."""
+    values = dict(command.values)
+    with _launched(values) as launcher:
+        return _evaluate(command, values, launcher)
+
+
+def _evaluate(command: Command, values: dict[str, list[Any]], launcher: Launcher) -> int:
     from cl_framework.evaluation import evaluate, refuse_overrides
     from cl_framework.protocol_record import record_table
 
     refuse_overrides([key for key in command.values if key not in LAUNCHING])
-    values = dict(command.values)
-    launcher = launcher_of(values)
     given = take(replace(command, values=values), ["tuned", "out", "defaults"])
     if "tuned" not in given:
         raise ConfigError("say which search: clf evaluate tuned=PATH of a best.yaml; `clf tune` prints its path")
     out = Path(str(given["out"])) if "out" in given else None
-    with heeding_sigterm(), using(launcher):
-        done = evaluate(Path(str(given["tuned"])), out, launcher.n_workers, _line(command), Console(stderr=True),
-                        has_defaults=_is(given, "defaults"))
+    done = evaluate(Path(str(given["tuned"])), out, launcher.n_workers, _line(command), Console(stderr=True),
+                    has_defaults=_is(given, "defaults"))
     Console().print(record_table(done.record))
     print(f"{done.path}: {done.record['status']}\nnext: clf check protocol={done.path}")
     return 0
@@ -123,12 +145,16 @@ def _is(given: dict[str, Any], key: str) -> bool:
 
 def protocol_verb(command: Command) -> int:
     """Tune and evaluate several strategies alike."""
+    values = dict(command.values)
+    with _launched(values) as launcher:
+        return _protocol(command, values, launcher)
+
+
+def _protocol(command: Command, values: dict[str, list[Any]], launcher: Launcher) -> int:
     from cl_framework.contest import comparison_table, contest, with_baselines
     from cl_framework.plan import plans
 
-    values = dict(command.values)
     out = Path(str(single(values, "out", "runs")))
-    launcher = launcher_of(values)
     flags = {key: single(values, key, True) for key in ("defaults", "baselines")}
     has_defaults = _is(flags, "defaults")
     made = plans(values, out)
@@ -138,8 +164,7 @@ def protocol_verb(command: Command) -> int:
     console, progress = Console(), Console(stderr=True)
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
-    with heeding_sigterm(), using(launcher):
-        path, compared = contest(made, launcher.n_workers, _line(command), progress, has_defaults=has_defaults)
+    path, compared = contest(made, launcher.n_workers, _line(command), progress, has_defaults=has_defaults)
     for scenario in compared["ranks"]:
         console.print(comparison_table(compared, scenario))
     for verdict in compared["verdicts"]:
@@ -192,4 +217,5 @@ def resume_verb(command: Command) -> int:
         raise ConfigError(f"{path} does not fit its config.yaml, which belongs to {RunFolder.of(job, Path()).path}: "
                           "the file, the folder's place, or the code of a plugin named by its path has changed; undo "
                           "that, or start anew")
-    return _execute_all([job], out, command, Launcher())
+    with _launched({}) as launcher:
+        return _execute_all([job], out, command, launcher)

@@ -61,7 +61,10 @@ def _work():
         time.sleep(0.2)
         return os.getpid()
 
-    return SimpleNamespace(double=double, fail=fail, die=die, own_pid=own_pid)
+    def imported(task):
+        return task in sys.modules
+
+    return SimpleNamespace(double=double, fail=fail, die=die, own_pid=own_pid, imported=imported)
 
 
 WORK = _work()
@@ -202,6 +205,34 @@ def test_a_search_ends_at_a_run_that_no_worker_finishes(tmp_path, monkeypatch):
     job = resolve({"scenario": "split_digits", "strategy": "er"})
     with pytest.raises(ClfError, match="4 worker processes died of this run"):
         list(pool_of(tmp_path, "", 1)([Task((job.hash, 0), job.tree, 0)]))
+
+
+# Processes that start early
+
+def test_prepared_processes_have_imported_the_module_and_are_the_ones_that_work():
+    pool = local_pool.Processes()
+    pool.prepare(2, "colorsys")
+    try:
+        started = [pool.start(WORK.imported, "colorsys"), pool.start(WORK.imported, "no_such_module")]
+        assert [pool.outcome(each) for each in started] == [True, False]
+    finally:
+        pool.stop()
+
+
+def test_an_idle_process_that_died_is_replaced():
+    pool = local_pool.Processes()
+    try:
+        first = pool.outcome(pool.start(WORK.own_pid, 0))
+        os.kill(first, signal.SIGKILL)
+        time.sleep(0.5)
+        assert pool.outcome(pool.start(WORK.own_pid, 0)) != first
+    finally:
+        pool.stop()
+
+
+def test_a_faulty_command_leaves_no_process_behind(tmp_path, capsys):
+    assert cli.main(["train", *FAST[:2], f"out={tmp_path}", "launcher=local", "train.epochs=-1"]) == 2
+    assert not local_pool.processes()._idle
 
 
 # Ctrl-C and SIGTERM
