@@ -81,7 +81,8 @@ def tune() -> None:
         if done.returncode:
             sys.exit(done.returncode)
         (comparison,) = out.glob("tune/*/comparison/*/comparison.json")
-        (row,) = json.loads(comparison.read_text())["rows"]
+        strategy = TUNED[label][0].partition("=")[2]
+        row = next(row for row in json.loads(comparison.read_text())["rows"] if row["strategy"] == strategy)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(row["record"], folder / f"{name}.json")
         commands[label] = {"record": f"{name}.json", "command": "clf " + " ".join(words)}
