@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: help train test check reference reproduce protocol adaptation kills bench page clean
+.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost kills bench page clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -40,6 +40,9 @@ protocol: .venv/ready  ## both protocols on Fashion-MNIST, MNIST and glyphs (an 
 
 adaptation: .venv/ready  ## test-time adaptation on corrupted Fashion-MNIST and MNIST (an hour on two cores; goes on)
 	@$(BIN)/python benchmarks/adaptation.py
+
+adaptation-cost: .venv/ready  ## time and peak memory of adaptation beside the frozen source (minutes)
+	@$(BIN)/python benchmarks/adaptation_cost.py
 
 kills: .venv/ready  ## 40 kills at random moments, each taken up again
 	@$(BIN)/python benchmarks/kills.py

@@ -125,7 +125,25 @@ in one process, beside other work. Aim: at most {found['target']}.""", "",
     lines += [f"| `{case['case']}` | {case['step']} | {case['median_ratio']:.2f} | {case['lowest_ratio']:.2f} | "
               f"{case['highest_ratio']:.2f} | {case['repeats']} |" for case in found["cases"]]
     return [*lines, "", f"Python {found['python']}, torch {found['torch']}. Record: "
-            "`runs/reference/adaptation_speed.json` (`python benchmarks/adaptation_speed.py FILE`).", ""]
+            "`runs/reference/adaptation_speed.json` (`python benchmarks/adaptation_speed.py FILE`).", "",
+            *beside_source()]
+
+
+def beside_source() -> list[str]:
+    """What each strategy costs beside the frozen source."""
+    path = REFERENCE / "adaptation_cost.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    lines = ["### What a strategy costs beside the frozen source", "", f"""Processor time of answering a batch and
+adapting to it, and memory at its peak (weights, what the strategy keeps, and all tensors of the step), as multiples of
+`source`: `{found['network']}`, batches of {found['batch_size']} images of 3x32x32, one thread; time is the median of
+{found['pairs']} pairs, memory is counted to the byte. `source` takes {found['source_peak_bytes'] / 2**20:.0f} MiB.""",
+             "", "| strategy | time | lowest | highest | memory |", "| --- |" + " ---: |" * 4]
+    lines += [f"| {row['strategy']} | {row['time']:.1f} | {row['lowest']:.1f} | {row['highest']:.1f} | "
+              f"{row['memory']:.2f} |" for row in found["rows"]]
+    return [*lines, "", f"Commit {found['git_commit']}; Python {found['python']}, torch {found['torch']}. Record: "
+            f"`runs/reference/adaptation_cost.json` (`{found['command']}`).", ""]
 
 
 def _reported(record: dict[str, Any]) -> dict[str, Any]:

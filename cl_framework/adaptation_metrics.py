@@ -48,3 +48,10 @@ def collapse(record: StreamRecord) -> float:
 def calibration_error(record: StreamRecord) -> float:
     """Expected calibration error of the answers given while the stream goes by, the mean over its experiences."""
     return float(record.calibration[: max(record.n_done, 1)].mean())
+
+
+@metric(name="seconds_per_batch", axis="cost", higher_is_better=False,
+        formula="sum_{i<k} seconds[i] / sum_{i<k} batches[i]", source="wall-clock time of training, without evaluation")
+def seconds_per_batch(record: StreamRecord) -> float:
+    """Time that answering a batch and adapting to it takes. Of unlabelled streams alone."""
+    return float(record.seconds[: record.n_done].sum() / record.batches[: record.n_done].sum())

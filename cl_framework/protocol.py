@@ -168,7 +168,9 @@ class _Run:
                 self.save(None, is_inside=True)
             self.observer.stepped(self.cursor, errors)
 
-        self.observer.experience_started(experience, -(-len(experience.train) // self.info.batch_size))
+        n_steps = -(-len(experience.train) // self.info.batch_size)
+        self.record.batches[experience.index] = n_steps
+        self.observer.experience_started(experience, n_steps)
         adapt(self.strategy, self.model, experience.train, self.info.batch_size, self.cursor, self.tally, self.limit,
               on_chunk)
         self.record.online[experience.index] = self.tally.accuracy

@@ -16,7 +16,7 @@ import torch
 import torchmetrics
 from torch import Tensor
 
-_TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibration", "seconds")
+_TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibration", "seconds", "batches")
 
 
 def _unmeasured(*shape: int) -> Tensor:
@@ -39,6 +39,7 @@ class StreamRecord:
         calibration: expected calibration error of these answers, [T]; of unlabelled streams alone.
         n_rounds: how often the same experiences come round, T / n_rounds of them at a time.
         seconds: training time of each experience, [T], 0 before it is learned.
+        batches: how many batches it was met in, [T]; of unlabelled streams alone.
         n_parameters: of the model after the last experience learned.
         memory_bytes: what the strategy keeps after the last experience learned.
         strategy_metrics: what the strategy said of itself, one mapping for each experience learned.
@@ -59,6 +60,7 @@ class StreamRecord:
     calibration: Tensor = field(init=False)
     n_rounds: int = 1
     seconds: Tensor = field(init=False)
+    batches: Tensor = field(init=False)
     n_parameters: int | None = None
     memory_bytes: int | None = None
     strategy_metrics: list[dict[str, float]] = field(default_factory=list)
@@ -69,7 +71,7 @@ class StreamRecord:
             raise ValueError(f"a stream has at least one experience, got {n}")
         self.accuracy, self.task_accuracy = _unmeasured(n, n), _unmeasured(n, n)
         self.initial, self.expert = _unmeasured(n), _unmeasured(n)
-        self.online, self.calibration = _unmeasured(n), _unmeasured(n)
+        self.online, self.calibration, self.batches = _unmeasured(n), _unmeasured(n), _unmeasured(n)
         self.seconds = torch.zeros(n, dtype=torch.float64)
 
     @property

@@ -121,8 +121,9 @@ class Strategy:
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """Learn from unlabelled rows and return the logits given for them; called on an online stream, for each batch
-        before it is learned, in evaluation mode with gradients on. By default `predict` alone."""
-        return self.predict(model, x, None)
+        before it is learned, in evaluation mode with gradients on. By default `predict` alone, without them."""
+        with torch.no_grad():
+            return self.predict(model, x, None)
 
     # persistence
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from cl_framework.models import Model
@@ -32,9 +33,10 @@ class Source(Strategy):
         unlabelled("source", info)
         self._watch = Watch(info, model.device)
 
+    @torch.no_grad()
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """The model's logits."""
-        logits = self.predict(model, x, None).detach()
+        logits = self.predict(model, x, None)
         self._watch.saw(x, logits)
         return logits
 

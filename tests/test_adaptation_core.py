@@ -1,5 +1,6 @@
 """Unlabelled streams: what the evaluator counts, what reaches a strategy, and models that were trained before."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -7,15 +8,19 @@ import torch
 
 from cl_framework import Strategy
 from cl_framework.adaptation import Tally
+from cl_framework.adaptation_metrics import seconds_per_batch
 from cl_framework.chain import Chain
 from cl_framework.check_runs import Stop, Stopped
 from cl_framework.checkpoint import Vault
 from cl_framework.errors import ConfigError, Diverged
+from cl_framework.evaluate import answer_online
 from cl_framework.models import MLP
 from cl_framework.pretraining import give_weights
 from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
+from cl_framework.record import StreamRecord
 from cl_framework.strategies.er import ER
+from cl_framework.strategies.source import Source
 from cl_framework.strategies.tent import Tent
 from cl_framework.toys import Toy, toy_model
 from cl_framework.types import Need
@@ -120,6 +125,28 @@ def test_clean_rows_are_answered_before_and_after():
     measured = record.accuracy.isnan().logical_not()
     assert torch.equal(measured, torch.eye(3, dtype=torch.bool))
     assert record.calibration.isfinite().all() and record.n_done == 3
+
+
+def test_the_time_of_a_batch():
+    record = StreamRecord(n_experiences=3)
+    record.seconds[:2], record.batches[:2] = torch.tensor([3.0, 1.0]), torch.tensor([8.0, 2.0])
+    assert math.isnan(seconds_per_batch(record))
+    record.accuracy[:2] = 0.5
+    assert seconds_per_batch(record) == 0.4
+    stream = Toy(is_labelled=False).open()
+    run = run_stream(Nudge(), stream, prepared(stream), recipe=RECIPE)
+    assert run.batches.tolist() == [-(-len(stream[index].train) // 6) for index in range(3)]
+    assert math.isnan(seconds_per_batch(run_stream(Strategy(), Toy().open(), prepared(Toy().open()), recipe=RECIPE)))
+
+
+def test_who_does_not_learn_keeps_no_graph():
+    stream = Toy(is_labelled=False).open()
+    model, seen = prepared(stream), []
+    model.head.register_forward_hook(lambda module, given, made: seen.append(torch.is_grad_enabled()))
+    for strategy in (Strategy(), Source()):
+        strategy.setup(model, stream.info)
+        answer_online(strategy, model, stream[0].train.take(torch.arange(6)))
+    assert seen == [False, False]
 
 
 @pytest.mark.parametrize("stop", [Stop(after_step=16), Stop(after_experience=1)])

@@ -77,7 +77,7 @@ HAND_WORKED = [
     (n_parameters, 12.0),
     (online_error, 0.5),
 ]
-OF_ROUNDS = {"source_forgetting", "collapse", "calibration_error"}
+OF_ROUNDS = {"source_forgetting", "collapse", "calibration_error", "seconds_per_batch"}
 
 
 @pytest.mark.parametrize(("each", "expected"), HAND_WORKED, ids=[each.name for each, _ in HAND_WORKED])
