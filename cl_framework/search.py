@@ -150,6 +150,7 @@ def space_of(strategy: str, search: Search, fixed: Collection[str] = (), everyon
         for part in parts:
             name = f"{search.spaces}/{part}"
             found |= preset("search", name if name in known else f"{search.spaces}/default")
+    declared = [key for key, grid in found.items() if grid is not None]
     others = [f"strategy.{part}." for part in everyone if part not in parts]
     faults = []
     for given, grid in search.space.items():
@@ -160,7 +161,7 @@ def space_of(strategy: str, search: Search, fixed: Collection[str] = (), everyon
     if faults:
         raise ConfigError(faults)
     space = Space({key: tuple(grid) for key, grid in found.items() if grid is not None and key not in fixed})
-    if not space.grids and (fixed or search.space):
+    if declared and not space.grids:
         raise ConfigError(f"there is nothing to search for strategy={strategy}: every key is fixed or taken out; give "
                           "grids with search.space.KEY=a,b")
     return space

@@ -49,6 +49,12 @@ def test_the_users_grids_win_and_null_takes_a_key_out():
     assert space_of("er", search).grids == {"train.lr": (0.1, 0.2), "train.momentum": (0.0, 0.9)}
 
 
+def test_a_strategy_that_has_nothing_to_search_goes_beside_others_with_fixed_keys():
+    space = space_of("source", Search(spaces="ctta", space={"strategy.psmt.lr": [0.1]}), ["strategy.cotta.n_views"],
+                     ["source", "cotta", "psmt"])
+    assert not space.grids
+
+
 def test_a_fixed_key_is_not_searched():
     assert list(space_of("er", Search(), ["train.lr"]).grids) == ["strategy.er.replay_batch_size"]
 
