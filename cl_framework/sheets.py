@@ -89,7 +89,7 @@ def _sheet(title: str, rows: Sequence[Group], labels: Sequence[str], measure: Me
                  if against in (label, each.strategy, by_hash(each))]
         if len(named) > 1:
             raise ConfigError(f"'{against}' has several configurations in {title}; name one of them: "
-                              + ", ".join(f"'against={label}'" for label in named))
+                              + ", ".join(f"'against={label}'" for label in sorted(named)))
         reference = named[0] if named else None
         reason = "" if named else f"there is no {against} in this table"
     if len(rows) > 1 and not reason:

@@ -67,17 +67,25 @@ def values_in(tree: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def hashes_of(made: Made, values: Mapping[str, Any], seed: int, phase: str, scenario: str | None = None,
               code: Code | None = None) -> set[str]:
-    """The hashes that a run may go by: as it is written, and as it is resolved now; with the code that it had.
+    """The hashes that a run may go by: as it is written, and as it is resolved now, with and without the fields that
+    plugins have got since; with the code that it had.
 
     Args:
         made, values, seed, phase, scenario: as in `tree_of`.
         code: of the plugins, as the record has it; as it is now when None.
     """
     job = job_of(made, values, seed, phase, scenario)
+    written = tree_of(made, values, seed, phase, scenario)
+    known = _within(job.tree, tree_of(made, made["winner"]["values"], seed, phase, scenario))
     if code is None:
-        return {hash_of(tree_of(made, values, seed, phase, scenario)), job.hash}
-    own = own_code(code)
-    return {hash_of({**tree, **own}) for tree in (tree_of(made, values, seed, phase, scenario), job.tree)}
+        return {hash_of(written), hash_of(known), job.hash}
+    return {hash_of({**tree, **own_code(code)}) for tree in (written, known, job.tree)}
+
+
+def _within(tree: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree without the keys that another one lacks."""
+    return {key: _within(value, known[key]) if isinstance(value, dict) and isinstance(known[key], dict) else value
+            for key, value in tree.items() if key in known}
 
 
 def job_of(made: Made, values: Mapping[str, Any], seed: int, phase: str, scenario: str | None = None) -> Job:

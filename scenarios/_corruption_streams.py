@@ -126,7 +126,8 @@ class CorruptionStreams(Scenario):
         mean, std = ((0.0,), (1.0,)) if self.source == "model" else (data.mean or (0.0,), data.std or (1.0,))
         info = StreamInfo(n_experiences=len(parts), n_classes=len(data.class_names), setting=Setting.DOMAIN,
                           input_shape=tuple(images.test_x.shape[1:]), offers=self.offers, mean=mean, std=std,
-                          augment=data.augment, is_labelled=False, batch_size=self.batch_size, n_rounds=self.rounds)
+                          augment=data.augment, is_labelled=False, n_rounds=self.rounds,
+                          batch_size=min(self.batch_size, max(len(part.train) for part in parts)))
         digest = hashlib.sha256(repr([(domain, found[domain][1]) for domain in sorted(found)]).encode()).hexdigest()
         stream = ResidentStream(info, parts, provenance={data.name: images.digest, self.title(): digest, **given})
         stream.pretraining = Pretraining(

@@ -133,23 +133,26 @@ class Adapted:
 
     Args:
         params: the weights by name; they stay the model's own.
-        rule: "adam" (beta 0.9 and 0.999), "sgd" (momentum 0.9) or "nesterov" (the same, looking ahead: Nesterov's
-            momentum), without weight decay.
+        rule: "adam" (beta_2 0.999), "sgd" (with momentum) or "nesterov" (the same, looking ahead).
+        beta: beta_1 of Adam, momentum of the others.
+        weight_decay: added to the gradient, times the weight.
     """
 
-    def __init__(self, model: Model, params: Mapping[str, nn.Parameter], rule: Rule, lr: float) -> None:
+    def __init__(self, model: Model, params: Mapping[str, nn.Parameter], rule: Rule, lr: float, *, beta: float = 0.9,
+                 weight_decay: float = 0.0) -> None:
         model.requires_grad_(False)
         self.params = dict(params)
         for param in self.params.values():
             param.requires_grad_(True)
-        self._rule, self._lr = rule, lr
+        self._rule, self._lr, self._beta, self._decay = rule, lr, beta, weight_decay
         self.optimizer = self._fresh()
 
     def _fresh(self) -> Optimizer:
         if self._rule != "adam":
-            return torch.optim.SGD(self.params.values(), self._lr, momentum=0.9, nesterov=self._rule == "nesterov",
-                                   fused=True)
-        return torch.optim.Adam(self.params.values(), self._lr, fused=True)
+            return torch.optim.SGD(self.params.values(), self._lr, momentum=self._beta, weight_decay=self._decay,
+                                   nesterov=self._rule == "nesterov" and self._beta > 0, fused=True)
+        return torch.optim.Adam(self.params.values(), self._lr, (self._beta, 0.999), weight_decay=self._decay,
+                                fused=True)
 
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of a loss."""

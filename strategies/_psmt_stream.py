@@ -61,6 +61,8 @@ class Rules:
     answer: Literal["sum", "teacher", "student"]
     update_rule: Literal["adam", "sgd", "nesterov"]
     lr: float
+    beta: float
+    weight_decay: float
     n_steps: int
 
 
@@ -70,7 +72,8 @@ class StreamPSMT:
     def __init__(self, rules: Rules, model: Model, info: StreamInfo) -> None:
         self.rules = rules
         self.teacher = frozen_copy(model)
-        self.adapted = Adapted(model, all_weights(model), rules.update_rule, rules.lr)
+        self.adapted = Adapted(model, all_weights(model), rules.update_rule, rules.lr, beta=rules.beta,
+                               weight_decay=rules.weight_decay)
         has_anchor = rules.penalty_strength > 0
         has_source = rules.is_restored or rules.confidence_gate is not None or (has_anchor and rules.anchor == "source")
         self.source = self.adapted.copied() if has_source else {}

@@ -11,8 +11,8 @@ from cl_framework.strategy import Strategy
 
 _LABELLED = ("kappa",)
 """Read by `variant=supervised` alone."""
-_UNLABELLED = ("lr", "update_rule", "n_steps", "consistency", "has_class_factor", "anchor", "segment", "fisher",
-               "fisher_momentum", "n_fisher_batches", "n_views", "confidence_gate", "statistics")
+_UNLABELLED = ("lr", "update_rule", "beta", "weight_decay", "n_steps", "consistency", "has_class_factor", "anchor",
+               "segment", "fisher", "fisher_momentum", "n_fisher_batches", "n_views", "confidence_gate", "statistics")
 """Read by `variant=paper` and `variant=release` alone."""
 
 _UNREAD = {

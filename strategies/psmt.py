@@ -101,7 +101,11 @@ class PSMT(Strategy):
     lr: float = bounded(1e-3, low=0.0)
     """Learning rate on an unlabelled stream; `train.lr` is that of a labelled one. So for the fields below."""
     update_rule: Literal["adam", "sgd", "nesterov"] = "adam"
-    """Update rule; sgd has momentum 0.9."""
+    """Update rule; nesterov is sgd that looks ahead."""
+    beta: float = bounded(0.9, low=0.0, high=0.999)
+    """beta_1 of Adam, momentum of sgd and nesterov."""
+    weight_decay: float = bounded(0.0, low=0.0)
+    """Weight decay of these updates."""
     n_steps: int = bounded(1, low=1)
     """Steps on each batch."""
     consistency: Literal["auto", "cross_entropy", "symmetric"] = "auto"
@@ -296,7 +300,8 @@ class PSMT(Strategy):
             fisher_batch_size=self.fisher_batch_size, penalty_strength=self.penalty_strength,
             selected_fraction=self.selected_fraction, mask_scope=self.mask_scope,
             confidence_gate=self.confidence_gate, has_class_factor=self.has_class_factor, statistics=self.statistics,
-            update_rule=self.update_rule, lr=self.lr, n_steps=self.n_steps)
+            update_rule=self.update_rule, lr=self.lr, beta=self.beta, weight_decay=self.weight_decay,
+            n_steps=self.n_steps)
 
     def _momentum(self) -> float:
         if self.momentum is not None:

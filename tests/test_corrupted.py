@@ -275,6 +275,12 @@ def test_data_sets_that_are_no_images() -> None:
         Corrupted(dataset="digitz").open(Phase.SINGLE, None)
 
 
+def test_a_batch_has_no_more_rows_than_an_experience() -> None:
+    """So a strategy that takes batch statistics refuses a stream of single rows."""
+    assert opened(n_images=3, batch_size=200).info.batch_size == 3
+    assert opened(n_images=30, batch_size=20).info.batch_size == 20
+
+
 def test_a_model_that_brings_its_weights_gets_pixels_as_they_are() -> None:
     own, trained = (Corrupted(dataset="digits", corruptions=["contrast"], source=source).open(Phase.SINGLE, None)
                     for source in ("train", "model"))

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from cl_framework import cli
+from cl_framework.config import resolve
+from cl_framework.configuration import hash_of
 from cl_framework.errors import ConfigError
 from cl_framework.frozen import read_tuned, seal_faults
 from cl_framework.seal import digest_of, sealed
@@ -15,6 +17,7 @@ from cl_framework.trial_faults import trial_faults
 from cl_framework.trials import Score, Trial
 from cl_framework.tuned import digest
 from cl_framework.tuning_runs import held_against
+from cl_framework.winner import hashes_of, tree_of
 
 TUNE = ["tune", "scenario=split_digits", "strategy=er", "scenario.sizes=[2,3]", "train.epochs=1", "search.trials=4",
         "search.seeds=2", "track.wandb=disabled", "search.space.train.lr=0.1,0.01,0.001"]
@@ -205,3 +208,18 @@ def test_a_comment_in_a_plugin_is_a_note_and_no_fault(tmp_path, monkeypatch, cap
 def test_the_hash_of_the_values_is_that_of_the_winner(tuned):
     made = read_tuned(tuned).made
     assert made["winner"]["hash"] == digest(made["winner"]["values"])
+
+
+def test_a_record_outlives_new_fields_of_a_plugin():
+    """Hashes of a record from before a field existed: those of the winner and those of the defaults."""
+    tree = resolve({"scenario": "split_digits", "strategy": "er", "order_seed": 3, "seed": 3}).tree
+    del tree["scenario"]["pad"], tree["strategy"]["er"]["policy"]
+    searched = {"train.lr": tree["train"].pop("lr"), "strategy.er.replay_batch_size":
+                tree["strategy"]["er"].pop("replay_batch_size")}
+    base = {key: tree[key] for key in ("scenario", "strategy", "model", "train", "trainer")}
+    made = {"base": base, "tracking": tree["track"], "winner": {"values": searched}, "scenario": "split_digits",
+            "protocol": None}
+    then = tree_of(made, searched, 3, "single")
+    for values in (searched, {}):
+        assert hash_of(then) in hashes_of(made, values, 3, "single")
+    assert hash_of(then) not in hashes_of(made, {"train.lr": 0.5}, 3, "single")

@@ -180,6 +180,32 @@ def test_paper_step_by_step():
     assert max((w[k] - value).abs().max() for k, value in weights(build()).items()) > 1e-3, "it must have learned"
 
 
+@pytest.mark.parametrize(("rule", "beta", "decay"), [("sgd", 0.5, 0.1), ("nesterov", 0.7, 0.0), ("nesterov", 0.0, 0.2),
+                                                     ("adam", 0.6, 0.3)])
+def test_update_rules_by_hand(rule, beta, decay):
+    """Sutskever et al. 2013 for momentum; Kingma and Ba, algorithm 1, for Adam; weight decay joins the gradient."""
+    strategy = paper(update_rule=rule, beta=beta, weight_decay=decay, momentum=1.0, selected_fraction=0.0,
+                     penalty_strength=0.0)
+    model = start(strategy)
+    teacher = weights(strategy._stream.teacher)
+    w, first, second = weights(model), {}, {}
+    for step, x in enumerate(batches(3), 1):
+        own = leaves(w)
+        loss = -(by_hand(teacher, x).softmax(1) * by_hand(own, x).log_softmax(1)).sum(1).mean()
+        for k, slope in slopes(loss, own).items():
+            g = slope + decay * w[k]
+            if rule == "adam":
+                first[k] = beta * first.get(k, 0) + (1 - beta) * g
+                second[k] = 0.999 * second.get(k, 0) + 0.001 * g**2
+                move = first[k] / (1 - beta**step) / ((second[k] / (1 - 0.999**step)).sqrt() + 1e-8)
+            else:
+                first[k] = beta * first.get(k, 0) + g
+                move = g + beta * first[k] if rule == "nesterov" else first[k]
+            w[k] = w[k] - 0.05 * move
+        strategy.adapt(model, x)
+    close(weights(model), w, rtol=1e-8)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.3, 0.999, 1.0])
 def test_without_a_mask_the_paper_teacher_is_the_textbook_average(momentum):
     strategy = paper(momentum=momentum, selected_fraction=0.0)
