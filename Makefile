@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost kills bench page clean
+.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging kills bench page clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -43,6 +43,9 @@ adaptation: .venv/ready  ## test-time adaptation on corrupted Fashion-MNIST and 
 
 adaptation-cost: .venv/ready  ## time and peak memory of adaptation beside the frozen source (minutes)
 	@$(BIN)/python benchmarks/adaptation_cost.py
+
+merging: .venv/ready  ## merging on MiniLM and EfficientNet-lite0 (hours on two cores; goes on)
+	@for stream in text vision; do $(BIN)/python benchmarks/merging.py $$stream; done
 
 kills: .venv/ready  ## 40 kills at random moments, each taken up again
 	@$(BIN)/python benchmarks/kills.py
