@@ -121,7 +121,8 @@ def _what_psmt_adds(records: dict[str, dict[str, Any]]) -> list[str]:
     gains = [whole[seed] - part[seed] for seed in sorted(whole)]
     return [f"""What selection and anchor add to the mean teacher, both tuned: {100 * mean(gains):+.2f} points of
 accuracy (95 % {_interval(gains, 2)}, {len(gains)} seeds). Tried for `psmt paper`: lr 0.0001, 0.0003, 0.001, 0.003;
-momentum 0.99, 0.995, 0.999; penalty_strength 0, 50, 500, 5000; selected_fraction 0.01, 0.03, 0.1, 0.3 (10 of these 192 at random).""", ""]
+momentum 0.99, 0.995, 0.999; penalty_strength 0, 50, 500, 5000; selected_fraction 0.01, 0.03, 0.1, 0.3 (10 of these
+192 at random).""", ""]
 
 
 def step_cost() -> list[str]:
