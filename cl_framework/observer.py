@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cl_framework.experience import Experience
 from cl_framework.metrics import StreamRecord
+from cl_framework.models import Model
 from cl_framework.types import StreamInfo
+
+Moment = Literal["start", "trained", "deployed"]
+"""Of an experience: after `before_experience`, after `fit`, after `after_experience`."""
 
 
 @dataclass
@@ -50,6 +55,12 @@ class Observer:
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Some batches were learned, with these losses."""
 
+    def reached(self, moment: Moment, index: int, model: Model) -> None:
+        """Experience `index` has come so far, and these are the weights; to be read and not to be changed.
+
+        A run that goes on inside an experience does not begin it anew. The time spent here is nobody's training time.
+        """
+
     def saving(self, cursor: Cursor) -> None:
         """A checkpoint is about to be written."""
 
@@ -73,6 +84,11 @@ class Observers(Observer):
         """Tell each."""
         for member in self._members:
             member.started(info, record, cursor)
+
+    def reached(self, moment: Moment, index: int, model: Model) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.reached(moment, index, model)
 
     def saving(self, cursor: Cursor) -> None:
         """Tell each."""

@@ -15,20 +15,21 @@ from torch.optim import Optimizer
 from cl_framework import seeding
 from cl_framework.adaptation import Tally, adapt, lower_rate, weight_limit
 from cl_framework.batches import Chunks
-from cl_framework.checkpoint import Vault
+from cl_framework.checkpoint import Vault, fitting
 from cl_framework.data import Dataset, TestSet
-from cl_framework.errors import Diverged, PluginError
+from cl_framework.errors import Diverged
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
 from cl_framework.hardware import Hardware, interruptible, quiet_lightning, repeatable
 from cl_framework.learner import Learner, finite_weights
 from cl_framework.metrics import AccuracyMatrix, StreamRecord
 from cl_framework.models import Architecture, Model
-from cl_framework.observer import Cursor, Observer
+from cl_framework.observer import Cursor, Moment, Observer
 from cl_framework.recipe import Recipe, carry_on
 from cl_framework.requirements import check_needs, check_recipe
 from cl_framework.scenario import Stream
 from cl_framework.strategy import Strategy
+from cl_framework.strategy_figures import own_figures
 from cl_framework.types import Need, Setting, StreamInfo
 
 __all__ = ["build_model", "check_needs", "check_recipe", "run_stream"]
@@ -144,24 +145,32 @@ class _Run:
                 self._clock = time.monotonic()
             if self.info.is_labelled or index == 0:
                 self.strategy.before_experience(self.model, self._told(experience))
+            self._show("start", index)
         if self.info.is_labelled:
             data = self.strategy.train_data(experience, experience.train)
             self.strategy.fit(self.model, data, _Calls(self, experience).train)
         else:
             self._adapt(experience)
-        self.record.seconds[index] += time.monotonic() - self._clock
+        self._show("trained", index)
         if self.strategy.makes_experts:
             self._test_expert(index)
         self._clock = time.monotonic()
         if self.info.is_labelled or index == len(self.stream) - 1:
             self.strategy.after_experience(self.model, self._told(experience))
-        self.record.seconds[index] += time.monotonic() - self._clock
+        self._show("deployed", index)
         self._evaluate(index)
+
+    def _show(self, moment: Moment, index: int) -> None:
+        """Show the weights to the observer while the clock stands."""
+        self.record.seconds[index] += time.monotonic() - self._clock
+        self.observer.reached(moment, index, self.model)
+        self._clock = time.monotonic()
 
     def _adapt(self, experience: Experience) -> None:
         state = self.take_pending()
         if state is not None:
-            seeding.restore(state["rng"])
+            with fitting():
+                seeding.restore(state["rng"])
 
         def on_chunk(errors: Sequence[float]) -> None:
             if self.is_due():
@@ -201,7 +210,7 @@ class _Run:
 
     def _evaluate(self, index: int) -> None:
         record = self.record
-        own = _numbers(self.strategy)
+        own = own_figures(self.strategy)
         self._check_weights()
         evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1, self._advice())
         computed = self.matrix.compute()
@@ -248,11 +257,16 @@ class _Run:
         state = None if self.vault is None else self.vault.load()
         if state is None:
             return
-        self.record = StreamRecord.from_state_dict(state["record"])
-        self.matrix.load_state_dict(state["matrix"])
-        self.cursor = Cursor(**state["cursor"])
-        self.restore(state)
-        self._pending = state if state["is_inside"] else None
+        with fitting():
+            self.record = StreamRecord.from_state_dict(state["record"])
+            own, kept = ({name: (value.shape, value.dtype) for name, value in counts.items()}
+                         for counts in (self.matrix.state_dict(), state["matrix"]))
+            if own != kept or self.record.n_experiences != len(self.stream):
+                raise ValueError(f"it is of another stream than one of {len(self.stream)} experiences")
+            self.matrix.load_state_dict(state["matrix"])
+            self.cursor = Cursor(**state["cursor"])
+            self.restore(state)
+            self._pending = state if state["is_inside"] else None
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back model, strategy and what was counted."""
@@ -275,21 +289,6 @@ class _Run:
     def pending_call(self) -> int:
         """The `train` call that was interrupted; -1 where nothing waits."""
         return -1 if self._pending is None else int(self._pending["cursor"]["call"])
-
-
-def _numbers(strategy: Strategy) -> dict[str, float]:
-    """The strategy's own figures; those that are not finite are left out.
-
-    Raises:
-        PluginError: one is no number.
-    """
-    own: dict[str, float] = {}
-    for name, value in strategy.metrics().items():
-        try:
-            own[name] = float(value)
-        except (TypeError, ValueError):
-            raise PluginError(f"metrics() give '{name}' as {value!r}; expected a number") from None
-    return {name: value for name, value in own.items() if math.isfinite(value)}
 
 
 class _Calls:
@@ -324,10 +323,12 @@ class _Calls:
 
         def on_start(optimizer: Optimizer) -> None:
             if state is not None:
-                optimizer.load_state_dict(state["optimizer"])
-                seeding.restore(state["rng"])
+                with fitting():
+                    optimizer.load_state_dict(state["optimizer"])
+                    seeding.restore(state["rng"])
             elif run.carried is not None:
-                carry_on(optimizer, run.carried)
+                with fitting():
+                    carry_on(optimizer, run.carried)
 
         def on_chunk(optimizer: Optimizer, losses: Sequence[float]) -> None:
             if run.info.is_online:

@@ -1,0 +1,133 @@
+"""What `clf diagnose` shows in a terminal: signals by experience, the most telling layers, correlations. No torch.
+
+Runs of one label are averaged. The most telling layers are those whose updates conflict most with the state that they
+met, as the paper of GCWM ranks them; in a stream of one experience, those that moved most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cl_framework.diagnosis import Diagnosis, Layer, mean_of
+from cl_framework.signal_correlations import Correlation
+
+_MOST_LAYERS = 5
+_PERCENT, _DEGREES = 100.0, 180 / math.pi
+
+_WEIGHTS: Mapping[str, tuple[str, float, int]] = {
+    "update\nnorm": ("update_norm", 1, 2), "rank\n%": ("update_rank", _PERCENT, 0),
+    "un-\nchanged %": ("sparsity/bf16", _PERCENT, 1), "outputs\nturn °": ("angle/left_mean", _DEGREES, 1),
+    "inputs\nturn °": ("angle/right_mean", _DEGREES, 1), "spectral\nshift %": ("spectral_shift", _PERCENT, 1),
+    "in prin-\ncipal %": ("principal/0.1", _PERCENT, 1), "in low\n%": ("low/0.1", _PERCENT, 1)}
+_STATE: Mapping[str, tuple[str, float, int]] = {
+    "con-\nflict": ("conflict/before", 1, 2), "align-\nment": ("alignment/before", 1, 2),
+    "cosine": ("cosine/before", 1, 2), "re-\ntained": ("retained", 1, 2)}
+_UPDATES: Mapping[str, tuple[str, float, int]] = {
+    "active\nconflict": ("active", 1, 2), "state\nconflict": ("state", 1, 2), "state\ngap": ("state_gap", 1, 2),
+    "global\ngap": ("global_gap", 1, 2), "smallest\ncosine": ("cosine/smallest", 1, 2), "lambda": ("lambda", 1, 2),
+    "sqrt t": ("sqrt_t", 1, 2)}
+_COMPARED = (
+    "update_norm", "active", "state_gap", "global_gap", "cumulative/active", "cumulative/state_gap",
+    "cumulative/global_gap", "conflict/before", "alignment/before", "cosine/before", "cosine/smallest", "retained",
+    "lambda", "update_rank", "sparsity/bf16", "angle/left_mean", "spectral_shift", "principal/0.1", "pair/conflict",
+    "pair/alignment", "pair/cosine", "pair/held", "pair/jaccard")
+"""Correlations that are shown: chosen beforehand, first those of GCWM's table, so that none is picked for its size."""
+
+
+def tables(label: str, runs: Sequence[Diagnosis]) -> Iterator[RenderableType]:
+    """The tables of the runs of one label."""
+    known = [each.run for each in runs if each.run is not None]
+    words = [known[0].scenario, known[0].model] if known else []
+    seeds = f"mean of {len(runs)} runs" if len(runs) > 1 else f"seed {known[0].seed}" if known else ""
+    yield Text(" · ".join(word for word in (label, *words, seeds) if word), style="bold")
+    if not any(step.layers for run in runs for step in run.steps):
+        yield Text("the model has no weight matrix with both sides of 8 or more: nothing to diagnose")
+        return
+    yield Text("what learning did to the weights")
+    yield _by_experience(runs, _WEIGHTS, {})
+    lost = {"lost": _lost(is_within=False), "lost within\ntheir classes": _lost(is_within=True)} if known else {}
+    title = "the update beside the state that it met"
+    yield Text(f"{title}, and what earlier experiences lost in points" if lost else title)
+    yield _by_experience(runs, _STATE, lost)
+    yield Text("all updates so far")
+    yield _by_experience(runs, _UPDATES, {})
+    yield Text("the most telling layers, mean over experiences")
+    yield _telling(runs)
+
+
+def _lost(*, is_within: bool) -> Callable[[Diagnosis, int], float]:
+    return lambda run, t: 100 * mean_of(run.lost(i, t, is_within=is_within) for i in range(t))
+
+
+def _by_experience(runs: Sequence[Diagnosis], columns: Mapping[str, tuple[str, float, int]],
+                   more: Mapping[str, Callable[[Diagnosis, int], float]]) -> Table:
+    table = _table("after", [*columns, *more])
+    for t in range(max(len(run.steps) for run in runs)):
+        members = [run for run in runs if t < len(run.steps)]
+        cells = [_cell(scale * mean_of(run.steps[t].signals.get(name, math.nan) for run in members), digits)
+                 for name, scale, digits in columns.values()]
+        cells += [_cell(mean_of(value(run, t) for run in members), 1) for value in more.values()]
+        table.add_row(str(t), *cells)
+    return table
+
+
+def _telling(runs: Sequence[Diagnosis]) -> Table:
+    table = _table("layer", ["shape", "share of\nnorm² %", "con-\nflict", "align-\nment", "cosine", "outputs\nturn °",
+                             "shift\n%"])
+    entries: dict[str, list[Layer]] = {}
+    shares: dict[str, list[float]] = {}
+    for run in runs:
+        for step in run.steps:
+            total = math.fsum(layer.signals["update_norm"]**2 for layer in step.layers.values())
+            for name, layer in step.layers.items():
+                entries.setdefault(name, []).append(layer)
+                shares.setdefault(name, []).append(layer.signals["update_norm"]**2 / total if total > 0 else math.nan)
+
+    def mean(name: str, signal: str) -> float:
+        return mean_of(layer.signals[signal] for layer in entries[name])
+
+    def order(name: str) -> float:
+        conflict = mean(name, "conflict/before")
+        return -mean_of(shares[name]) if math.isnan(conflict) else -conflict
+
+    for name in sorted(entries, key=order)[:_MOST_LAYERS]:
+        table.add_row(Text(name), "x".join(map(str, entries[name][0].shape)), _cell(100 * mean_of(shares[name]), 1),
+                      *(_cell(mean(name, f"{signal}/before"), 2) for signal in ("conflict", "alignment", "cosine")),
+                      _cell(_DEGREES * mean(name, "angle/left_mean"), 1), _cell(100 * mean(name, "spectral_shift"), 1))
+    return table
+
+
+def correlation_tables(plain: Sequence[Correlation], within: Sequence[Correlation]) -> Iterator[RenderableType]:
+    """Correlations with forgetting, of answers over all classes and of those within an experience's."""
+    for title, found in (("forgetting", plain), ("forgetting within the classes of the experience", within)):
+        if not found:
+            yield Text(f"no signal can be compared with {title}: it takes runs whose earlier experiences lost more or "
+                       "less")
+            continue
+        yield Text(f"rank correlation of signals with {title} (Spearman; {found[0].n} pairs of experiences, "
+                   f"{found[0].n_runs} runs)")
+        table = _table("signal", ["rho", "95 %"])
+        for each in sorted((each for each in found if each.signal in _COMPARED),
+                           key=lambda each: _COMPARED.index(each.signal)):
+            ends = "" if each.interval is None else f"{each.interval[0]:+.2f} to {each.interval[1]:+.2f}"
+            table.add_row(Text(each.signal), f"{each.rho:+.2f}", ends)
+        yield table
+    yield Text("Intervals hold for one signal each, not for the largest of many. format=json has all signals")
+
+
+def _table(first: str, headings: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(first, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cell(value: float, digits: int) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
