@@ -10,31 +10,44 @@ decompositions, dense matrix roots of d_in x d_in, and gradients by autograd. Bo
 they may differ by 1e-4 of what the operator moves: Adam divides by the size of gradients, also of small ones, and
 changing the last bits of the inputs moves the form as written by 2e-5. In float32 rounding leaves about 1 % of that.
 
-    python benchmarks/gcwm_speed.py out.json
+Memory is that of `clf merge` as in merging_speed.py: models of 8 layers of 768 x 3072 are merged from files, 2 experts
+and 6, each in a process of its own. With `memory=current_anchor` the target is that four more experts take less than
+half a model more. `all_history` reads a layer of all experts at once; it is measured beside it, and has no target. Few
+steps of Adam are taken, as their number changes the time alone.
+
+    python benchmarks/gcwm_speed.py
+
+It writes runs/reference/gcwm_speed.json.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from merging_speed import FEW, MANY, MEMORY_TARGET, N_LAYERS, WATCH, write_models
 from torch import Tensor, nn
 
 from cl_framework.files import write_json
 from cl_framework.merging import Layer, Merger, Totals
+from cl_framework.runs import git_commit
 from cl_framework.strategies.gcwm import GCWM
 from cl_framework.wasserstein import barycenter
 from cl_framework.wudi import wudi
 
+RECORD = Path(__file__).resolve().parent.parent / "runs" / "reference" / "gcwm_speed.json"
 TARGET_SECONDS = 180.0
 BOUND = 1e-4
-N_EXPERTS, N_BLOCKS, COMPARED_STEPS = 5, 6, 20
+N_EXPERTS, N_BLOCKS, COMPARED_STEPS, MEMORY_STEPS = 5, 6, 20, 2
 WIDTH, HIDDEN, N_VECTORS = 384, 1536, 30522 + 512 + 2
 BLOCK = {"query": (WIDTH, WIDTH), "key": (WIDTH, WIDTH), "value": (WIDTH, WIDTH), "output": (WIDTH, WIDTH),
          "up": (HIDDEN, WIDTH), "down": (WIDTH, HIDDEN)}
@@ -144,9 +157,32 @@ def batched(experts: list[dict[str, Tensor]]) -> Mapping[str, float]:
     return {"one_by_one_seconds": round(alone, 3), "side_by_side_seconds": round(together, 3)}
 
 
-def main(path: Path) -> None:
+def peak_bytes(folder: Path, n_experts: int, memory: str) -> int:
+    """The largest resident set of a `clf merge` of its own (Linux, where it is counted in KiB)."""
+    experts = ",".join(f"{i}.safetensors" for i in range(n_experts))
+    merge = [sys.executable, "-m", "cl_framework.cli", "merge", "base=base.safetensors", f"experts={experts}",
+             "method=gcwm", f"memory={memory}", f"n_steps={MEMORY_STEPS}", "out=merged.safetensors"]
+    done = subprocess.run([sys.executable, "-c", WATCH, *merge], cwd=folder, stdout=subprocess.PIPE, text=True,
+                          check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return int(done.stdout) * 1024
+
+
+def peaks() -> dict[str, object]:
+    """Peak memory with few and with many experts, for both kinds of memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = write_models(Path(folder), N_LAYERS)
+        found = {memory: {str(n): peak_bytes(Path(folder), n, memory) for n in (FEW, MANY)}
+                 for memory in ("current_anchor", "all_history")}
+    more = {memory: (peak[str(MANY)] - peak[str(FEW)]) / model for memory, peak in found.items()}
+    return {"layers": N_LAYERS, "model_bytes": model, "steps": MEMORY_STEPS, "peak_bytes": found,
+            "more_models": {memory: round(value, 3) for memory, value in more.items()}, "target": MEMORY_TARGET,
+            "is_within_target": more["current_anchor"] <= MEMORY_TARGET}
+
+
+def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
+    memory = peaks()
     experts = [expert(seed) for seed in range(N_EXPERTS)]
     rows = [beside(name, experts) for name in ("query", "up", "down")]
     one_shape = batched(experts)
@@ -154,17 +190,16 @@ def main(path: Path) -> None:
     merger, started, processor = Merger(rule, layers()), time.perf_counter(), time.process_time()
     merger.absorb(experts)
     wall, busy = time.perf_counter() - started, time.process_time() - processor
-    result = {"torch": torch.__version__, "python": platform.python_version(), "threads": 1,
+    result = {"command": "python benchmarks/gcwm_speed.py", "git_commit": git_commit(), "torch": torch.__version__,
+              "python": platform.python_version(), "threads": 1, "memory": memory,
               "experts": N_EXPERTS, "parameters": sum(value.numel() for value in experts[0].values()),
               "steps": rule.n_steps, "seconds": round(busy, 1), "wall_seconds": round(wall, 1),
               "target_seconds": TARGET_SECONDS, "is_within_target": busy <= TARGET_SECONDS,
               "compared_steps": COMPARED_STEPS, "bound": BOUND, "cases": rows, "layers_of_one_shape": one_shape,
               "notes": merger.notes}
     print(json.dumps(result, indent=2))
-    write_json(path, result)
+    write_json(RECORD, result)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("python benchmarks/gcwm_speed.py FILE.json")
-    main(Path(sys.argv[1]))
+    main()

@@ -23,7 +23,8 @@ class Fingerprint:
 
     Attributes:
         classes: `dataset:class`, sorted; where experiences have names, as corruptions do, `name:class`.
-        images: a digest of every distinct row, training and held-out, as it is seen.
+        images: a digest of every distinct row, training and held-out, as it is seen; and of what a labelled stream's
+            model has learned before (of an unlabelled one it is the source, which both phases adapt).
         n_rows: how many rows the first stream has.
     """
 
@@ -56,16 +57,22 @@ def fingerprint(*streams: Stream) -> Fingerprint:
     images: set[bytes] = set()
     n_rows = 0
     known: set[tuple[object, ...]] = set()
+
+    def read(data: Dataset) -> None:
+        place = data.place()
+        if place not in known:
+            known.add(place)
+            images.update(_digests(data))
+
     for stream in streams:
+        if stream.info.is_labelled and stream.pretraining is not None:
+            read(stream.pretraining.data)
         for index, experience in enumerate(stream):
             classes.update(class_labels(stream, experience))
             held_out = [stream.test(index).data] if stream.info.is_labelled else []  # else clean rows of the source
             for data in (experience.train, *held_out):
                 n_rows += len(data) if stream is streams[0] else 0
-                place = data.place()
-                if place not in known:
-                    known.add(place)
-                    images.update(_digests(data))
+                read(data)
     return Fingerprint(tuple(sorted(classes)), frozenset(images), n_rows)
 
 

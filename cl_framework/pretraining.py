@@ -3,6 +3,9 @@
 The weights lie in `CLF_DATA/pretrained/<hash>.safetensors`, where the hash stands for the network, the recipe
 (`train.*`), the seed and the digest of the data: runs that differ in their strategy alone share one training. A file
 holds the digest of its weights; a damaged one is trained anew.
+
+An unlabelled stream is answered from the beginning, by the classes that were learned before: its model gets body and
+head. A labelled stream brings classes of its own: its model gets the body, and its head begins anew.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def give_weights(model: Model, stream: Stream, architecture: Architecture, recip
     stream begins with fresh weights.
 
     Args:
-        model: freshly built; it gets the weights, and has met all classes afterwards.
+        model: freshly built; it gets the weights, and that of an unlabelled stream has met all classes afterwards.
         recipe: how it is trained.
         seed: of the run; the stream may fix another one.
         observer: is told of the training.
@@ -59,27 +62,50 @@ def give_weights(model: Model, stream: Stream, architecture: Architecture, recip
         Diverged: the training did; nothing is kept.
         ClfError: the weights cannot be written.
     """
-    needed = stream.pretraining
+    needed, is_answered = stream.pretraining, not stream.info.is_labelled
     if needed is None:
         return
+    _check_source(needed, architecture, is_answered)
+    if is_answered:
+        model.observe(range(stream.info.n_classes))
+    if needed.is_brought:
+        return
+    own, info = seed if needed.seed is None else needed.seed, _info_before(stream.info, needed)
+    learned = model if is_answered else _built(architecture, info, own)
+    if needed.path is not None:
+        _load(learned, Path(needed.path).expanduser(), stream)
+    else:
+        path = _place(architecture, recipe, info, needed, own)
+        with _alone(path):
+            weights = _kept(path, learned)
+            if weights is None:
+                weights = _train(path, architecture, recipe, info, needed, own, hardware, observer)
+            put_weights(learned, weights, str(path))
+    if not is_answered:
+        model.body.load_state_dict(learned.body.state_dict())
+
+
+def _check_source(needed: Pretraining, architecture: Architecture, is_answered: bool) -> None:
     if needed.is_brought and not architecture.brings_weights:
         raise ConfigError("scenario.source=model counts on a model that is trained already, and this one starts with "
                           "random weights; use scenario.source=train, or model=robustbench")
     if needed.path is None and architecture.brings_weights and not needed.is_brought:
-        raise ConfigError("the model is trained already; use scenario.source=model")
-    model.observe(range(stream.info.n_classes))
-    if needed.is_brought:
-        return
-    if needed.path is not None:
-        _load(model, Path(needed.path).expanduser(), stream)
-        return
-    own = seed if needed.seed is None else needed.seed
-    path = _place(architecture, recipe, stream.info, needed, own)
-    with _alone(path):
-        weights = _kept(path, model)
-        if weights is None:
-            weights = _train(path, architecture, recipe, stream.info, needed, own, hardware, observer)
-        put_weights(model, weights, str(path))
+        raise ConfigError("the model is trained already; "
+                          f"{'use scenario.source=model' if is_answered else 'leave scenario.pretrain_classes out'}")
+
+
+def _info_before(info: StreamInfo, needed: Pretraining) -> StreamInfo:
+    """What is learned before, as a stream of one experience."""
+    n_classes = info.n_classes if not info.is_labelled else int(needed.data.y.max()) + 1
+    return replace(info, n_experiences=1, n_classes=n_classes, setting=Setting.CLASS, is_labelled=True,
+                   is_online=False, n_rounds=1)
+
+
+def _built(architecture: Architecture, info: StreamInfo, seed: int) -> Model:
+    """A freshly initialised model that has met all classes."""
+    model = build_model(architecture, info, seed)
+    model.observe(range(info.n_classes))
+    return model
 
 
 def _load(model: Model, path: Path, stream: Stream) -> None:
@@ -99,13 +125,12 @@ def _train(path: Path, architecture: Architecture, recipe: Recipe, info: StreamI
         Diverged: there are none to keep.
     """
     classes = tuple(range(info.n_classes))
-    alone = replace(info, n_experiences=1, setting=Setting.CLASS, is_labelled=True, is_online=False, n_rounds=1)
     held_out = needed.data.subset(torch.arange(min(len(needed.data), 1000)))  # a glance; the stream's tests tell
     part = Part(train=needed.data, test=held_out, classes=classes, class_names=tuple(map(str, classes)))
-    model = build_model(architecture, alone, seed)
+    model = build_model(architecture, info, seed)
     limit = weight_limit(model)
     try:
-        run_stream(Strategy(), ResidentStream(alone, [part]), model, recipe=recipe, seed=seed, hardware=hardware,
+        run_stream(Strategy(), ResidentStream(info, [part]), model, recipe=recipe, seed=seed, hardware=hardware,
                    observer=observer)
     except Diverged as error:
         raise _diverged(str(error).partition(";")[0]) from None

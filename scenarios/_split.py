@@ -21,9 +21,9 @@ from cl_framework import (
     Stream,
     StreamInfo,
     bounded,
-    phase_classes,
 )
 
+from ._anchor import pools, pretraining
 from ._cut import Labelled, cut, moments, row_shape
 from ._sizes import experience_sizes
 
@@ -47,6 +47,11 @@ class Split(Scenario):
     Held-out rows stay with the experience that the class belongs to."""
     is_online: bool = False
     """Every row is seen once, and answered before it is learned."""
+    pretrain_classes: int = bounded(0, low=0)
+    """How many classes of the phase the body learns before the stream, all at once and by the recipe: the first in the
+    order of the labels, whatever the order of the stream, which has the others. 0 begins with random weights."""
+    pretrain_seed: int | None = bounded(None, low=0)
+    """Seed of that training; null takes the seed of each run."""
 
     @abstractmethod
     def read(self) -> Labelled:
@@ -60,9 +65,12 @@ class Split(Scenario):
         """The stream of one phase; the split describes the classes of that phase."""
         setting = Setting(self.incremental)
         data = self.read()
-        pool = phase_classes(len(data.class_names), phase)
-        sizes = experience_sizes(len(pool), n_experiences=self.n_experiences, default=type(self).n_experiences,
-                                 first=self.first, step=self.step, sizes=self.sizes)
+        before, pool = self._pools(len(data.class_names), phase)
+        try:
+            sizes = experience_sizes(len(pool), n_experiences=self.n_experiences, default=type(self).n_experiences,
+                                     first=self.first, step=self.step, sizes=self.sizes)
+        except ConfigError as error:
+            raise ConfigError([fault + self._taken for fault in error.faults]) from None
         if setting is Setting.DOMAIN and min(sizes) < 2:
             raise ConfigError(f"scenario.incremental=domain with one class in an experience (sizes {sizes} of the "
                               f"{len(pool)} classes) leaves nothing to tell apart there; take fewer experiences")
@@ -71,13 +79,32 @@ class Split(Scenario):
                               "scenario.incremental=class and at least 2 experiences, not with "
                               f"incremental={self.incremental} and {len(sizes)}; change these, or leave it out")
         parts = cut(data, pool, sizes, order_seed, setting, self.blurry)
-        mean, std = moments(parts[0].train) if data.mean is None or data.std is None else (data.mean, data.std)
+        learned = pretraining(data, before, self.pretrain_seed) if before else None
+        first_rows = parts[0].train if learned is None else learned.data
+        mean, std = moments(first_rows) if data.mean is None or data.std is None else (data.mean, data.std)
         offers = self.offers | {Need.TASK_LABELS} if setting is Setting.TASK else self.offers
         info = StreamInfo(n_experiences=len(parts), n_classes=max(part.classes[-1] for part in parts) + 1,
                           input_shape=row_shape(parts[0].train), setting=setting, is_online=self.is_online,
                           offers=offers, mean=mean, std=std, augment=data.augment)
-        return ResidentStream(info, parts, is_task_aware=setting is Setting.TASK,
-                              provenance={data.name: data.images.digest})
+        stream = ResidentStream(info, parts, is_task_aware=setting is Setting.TASK,
+                                provenance={data.name: data.images.digest})
+        stream.pretraining = learned
+        return stream
+
+    @property
+    def _taken(self) -> str:
+        """What messages about the classes of a stream add where it has not all of its phase."""
+        n = self.pretrain_classes
+        return f" (scenario.pretrain_classes={n} has taken the others)" if n else ""
+
+    def _pools(self, n_classes: int, phase: Phase) -> tuple[range, range]:
+        """The classes of a phase that are learned before the stream, and those of the stream.
+
+        Raises:
+            ConfigError: the first leave too few of the second.
+        """
+        needed = len(self.sizes) or (2 if self.first or self.step else self.n_experiences)
+        return pools(n_classes, phase, self.pretrain_classes, needed)
 
     def recipe(self) -> dict[str, object]:
         """One epoch when every row may be seen once only."""

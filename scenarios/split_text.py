@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from cl_framework import ConfigError, Phase, Source, Stream, bounded, phase_classes
+from cl_framework import ConfigError, Phase, Source, Stream, bounded
 from cl_framework.scenario import FirstExperiences
 
 from . import _text
@@ -41,13 +41,13 @@ class SplitText(Split):
 
     def open(self, phase: Phase, order_seed: int | None) -> Stream:
         """The stream of one phase; with `n_classes` the beginning of the stream that all its classes make."""
-        n_all = len(phase_classes(self.source().n_classes, phase))
+        n_all = len(self._pools(self.source().n_classes, phase)[1])
         if self.n_classes in (0, n_all):
             return super().open(phase, order_seed)
         rest = n_all - self.n_classes
         if rest < 0:
             raise ConfigError(f"scenario.n_classes={self.n_classes}, but this phase has {n_all} classes; take at most "
-                              f"{n_all}")
+                              f"{n_all}{self._taken}")
         if self.blurry:
             raise ConfigError(f"scenario.blurry={self.blurry} spreads classes over the whole stream, of which "
                               f"scenario.n_classes={self.n_classes} takes the beginning; leave one of them out")

@@ -1,7 +1,13 @@
 """What goes wrong in a merge: numbers that do not fit, tensors and keys that mean nothing, signals; nothing is left."""
 
+import errno
+import fcntl
 import os
+import random
+import shutil
 import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,3 +208,120 @@ def test_a_signal_leaves_nothing_and_says_what_to_do(files, capsys, monkeypatch,
     found, text = said(capsys)
     assert found == status and text == f"clf: {word}; nothing was written; give the same command again\n"
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+# files that are one file, and files that change
+
+
+def test_an_expert_that_is_given_twice_is_seen_in_folders(files, capsys):
+    for name, source in (("D", "B"), ("F", "C")):
+        Path(name).mkdir()
+        os.link(f"{source}.safetensors", f"{name}/model.safetensors")
+    assert "expert B.safetensors is given twice, once as D; give each" in said(capsys, "experts=B.safetensors,D")[1]
+    assert merge("experts=D,F", "out=one.safetensors") == merge("out=two.safetensors") == 0
+    one, two = load_file("one.safetensors"), load_file("two.safetensors")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_shard_that_experts_share_is_no_expert_given_twice(files):
+    for name in "AB":
+        Path(name).mkdir()
+        save_file({"a.weight": torch.eye(2) * (name == "B")}, f"{name}/1.safetensors")
+    save_file({"frozen.weight": torch.eye(3)}, "A/2.safetensors")
+    os.link("A/2.safetensors", "B/2.safetensors")
+    shutil.copytree("B", "D")
+    Path("D/2.safetensors").unlink()
+    os.link("A/2.safetensors", "D/2.safetensors")
+    assert merge("base=A", "experts=B,D", "method=weight_average") == 0
+    torch.testing.assert_close(load_file("new/deep/E.safetensors"),
+                               {"a.weight": torch.eye(2), "frozen.weight": torch.eye(3)})
+
+
+def test_out_may_not_be_a_file_that_a_folder_points_to(files, capsys):
+    Path("D").mkdir()
+    Path("D/model.safetensors").symlink_to("../C.safetensors")
+    text = said(capsys, "experts=B.safetensors,D", "out=C.safetensors")[1]
+    assert "out=C.safetensors would overwrite or join D, which is read; choose another place" in text
+
+
+@pytest.mark.parametrize(("name", "change", "reason"), [
+    ("C", lambda path: path.unlink(), "No such file"),
+    ("C", lambda path: path.write_bytes(b"short"), "header too small"),
+    ("C", lambda path: save_file({"a.weight": torch.ones(3, 2)}, path), ""),
+    ("A", lambda path: save_file(weights(dtype=torch.float16), path), "it is another one"),
+    ("A", lambda path: save_file(weights(5.0), path), "it is another one"),
+])
+def test_a_file_that_changes_while_it_is_read_is_told(files, capsys, monkeypatch, name, change, reason):
+    original, calls = OPCM.merge, []
+
+    def changed(*given):
+        if not calls:
+            change(Path(f"{name}.safetensors"))
+        calls.append(0)
+        return original(*given)
+
+    monkeypatch.setattr(OPCM, "merge", changed)
+    assert merge() == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"clf: {name}.safetensors has changed since it was first read (") and reason in text
+    assert text.endswith("; put it back and give the same command again\n") and not Path("new").exists()
+
+
+# processes that are killed, and disks
+
+
+def child(work):
+    """The number of a process that does some work, as `clf` would, and says nothing."""
+    number = os.fork()
+    if number:
+        return number
+    try:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        work()
+    finally:
+        os._exit(0)
+
+
+def names_here():
+    return sorted(path.name for path in Path().iterdir())
+
+
+def test_a_merge_that_is_killed_at_any_moment_leaves_the_old_file(files):
+    draw = torch.Generator().manual_seed(0)
+    for name in "ABC":
+        save_file({f"{i}.weight": torch.randn(96, 96, generator=draw) for i in range(12)}, f"{name}.safetensors")
+    assert merge("method=weight_average", "out=E.safetensors") == 0
+    old, started = Path("E.safetensors").read_bytes(), time.monotonic()
+    assert merge("out=new.safetensors") == 0
+    lasts, new = time.monotonic() - started, Path("new.safetensors").read_bytes()
+    moments, killed = random.Random(0), 0
+    for _ in range(20):
+        number = child(lambda: merge("out=E.safetensors"))
+        time.sleep(lasts * moments.random())
+        os.kill(number, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(number, 0)[1])
+        assert Path("E.safetensors").read_bytes() in (old, new)
+        Path("E.safetensors").write_bytes(old)
+    assert killed > 5
+    assert merge("out=E.safetensors") == 0 and Path("E.safetensors").read_bytes() == new
+    assert names_here() == sorted(f"{name}.safetensors" for name in ("A", "B", "C", "E", "new"))
+
+
+def test_what_a_living_merge_has_made_stays(files):
+    for name in (".E.safetensors.dead", ".E.safetensors.alive", ".F.safetensors.dead"):
+        Path(name, "deep").mkdir(parents=True)
+    held = os.open(".E.safetensors.alive", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert merge("out=E.safetensors") == 0
+    os.close(held)
+    assert names_here() == [".E.safetensors.alive", ".F.safetensors.dead", "A.safetensors", "B.safetensors",
+                            "C.safetensors", "E.safetensors"]
+
+
+def test_a_disk_that_takes_no_more_updates_is_told(files, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "the disk of E.safetensors is full; what was there before is intact" in said(capsys, "out=E.safetensors")[1]

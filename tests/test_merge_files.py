@@ -243,8 +243,13 @@ def test_scratch_lies_on_disk_and_goes_with_its_object(tmp_path):
     scratch = Scratch(tmp_path)
     scratch["a"], scratch["b"] = draw(2, 3), draw(1)
     assert torch.equal(scratch["a"], draw(2, 3)) and list(scratch) == ["a", "b"]
-    del scratch["a"]
-    assert len(scratch) == 1 and len(list(tmp_path.rglob("*.safetensors"))) == 1
+    for value in (torch.zeros(0, 3), torch.tensor(1.5, dtype=torch.float64), draw(3, 2).to(torch.bfloat16).mT):
+        scratch["c"] = value
+        assert scratch["c"].dtype == value.dtype and torch.equal(scratch["c"], value)
+    del scratch["a"], scratch["c"]
+    scratch["d"] = draw(4)
+    assert torch.equal(scratch["b"], draw(1)) and torch.equal(scratch["d"], draw(4))
+    assert len(scratch) == 2 and sum(path.is_file() for path in tmp_path.rglob("*")) == 2
     del scratch
     assert not list(tmp_path.iterdir())
 
