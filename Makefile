@@ -7,7 +7,7 @@ ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 .DEFAULT_GOAL := help
 
 help:  ## this text
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
 
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -17,6 +17,7 @@ from cl_framework.evaluation import configuration_faults, fingerprint_of
 from cl_framework.fingerprint import Fingerprint, overlap_faults
 from cl_framework.frozen import FORMATS, seal_faults, self_faults, shape_faults, study_faults
 from cl_framework.launch import open_stream
+from cl_framework.plain_files import as_written
 from cl_framework.protocol_record import FILE, judged, read_record
 from cl_framework.reported_runs import reported_held
 from cl_framework.rules import check
@@ -30,10 +31,13 @@ def check_record(path: Path) -> list[Verdict]:
     """Judge a record, or a comparison of several; the first verdicts are about the file, then one for each rule.
 
     Raises:
-        ConfigError: there is no record.
+        ConfigError: there is no record, or not all that clf writes into one.
     """
-    if is_comparison(path):
-        return check_comparison(path)
+    with as_written(path):
+        return check_comparison(path) if is_comparison(path) else _check_record(path)
+
+
+def _check_record(path: Path) -> list[Verdict]:
     record = read_record(path)
     folder = path if path.is_dir() else path.parent
     fresh = check(record)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ class Vault:
 
     def files(self) -> list[Path]:
         """The checkpoints, newest first."""
-        return sorted(self.folder.glob("*-*-*.pt"), reverse=True)
+        return sorted((path for path in self.folder.glob("*-*-*.pt") if path.is_file()), reverse=True)
 
     def save(self, state: dict[str, Any], experience: int, step: int) -> Path:
         """Write a checkpoint, then drop all but the newest two.
@@ -67,11 +69,12 @@ class Vault:
                 if _digest(content) != path.stem.rpartition("-")[2]:
                     raise ValueError("its bytes do not have the digest that its name says")
                 state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                owner = state.pop("owner")
             except Exception as error:
                 damaged.append(path)
                 log.warning("checkpoint %s cannot be read (%s); falling back to the one before", path.name, error)
                 continue
-            if state.pop("owner") != self.owner:
+            if owner != self.owner:
                 raise CheckpointError(f"{path} belongs to another configuration; choose another folder with out=DIR "
                                       "or remove that run folder")
             for worse in damaged:
@@ -85,6 +88,21 @@ class Vault:
         """Remove every checkpoint but the newest, once the run is finished."""
         for old in self.files()[1:]:
             old.unlink(missing_ok=True)
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """What is put back from a checkpoint inside is all there, and of this run.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError("the newest checkpoint does not fit the run, another clf or somebody else has written it "
+                              f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); remove the folder "
+                              "checkpoints of the run to start over") from error
 
 
 def _digest(content: bytes) -> str:

@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cl_framework import __version__, looking, merge_files, working
-from cl_framework.errors import ClfError, ConfigError, Stopped
+from cl_framework import __version__, completion, looking, merge_files, new, watch, working
+from cl_framework.errors import ClfError, ConfigError, Stopped, printable
 from cl_framework.grammar import Command, parse
 from cl_framework.registry import see_current_folder, unknown
 
@@ -26,12 +26,17 @@ clf VERB {KEY=VALUES}        continual-learning experiments
   clf protocol scenario=split_digits strategy=er,lwf protocol=gtep_lite    both phases for several strategies
   clf merge base=A experts=B,C method=opcm out=E            models of one base, in safetensors files, become one
   clf report runs=PATH format=text|json|csv|markdown        mean, deviation and n over seeds
+  clf report runs=PATH out=report.html                      a page for the browser, in one file
   clf report runs=PATH experiment=hsu2018                   the same beside published numbers
+  clf diagnose run=PATH [out=picture.png]                   what updates did to the weights, and forgetting
   clf list [kind=strategy|scenario|model|metric|dataset|experiment]    what there is
   clf show strategy=er                                      what one is, and its fields
   clf check strategy=er                                     hold a plugin against its contract
   clf check protocol=PATH                                   hold a protocol record against its 15 rules
   clf data [get=mnist]                                      data sets: where they are, fetch one
+  clf completion shell=bash|zsh|fish                        the script that lets your shell complete all this
+  clf watch run=PATH                                        runs under way: accuracy so far, time left
+  clf new strategy name=my_method                           begin a plugin of your own (or scenario, metric, model)
 
 Keys of train: scenario strategy model experiment seed order_seed phase, scenario.* strategy.* model.* train.* trainer.*
 track.*, out=DIR (default runs), launcher=local workers=2. `clf show train=recipe` lists train.*.
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClfError as error:
         if is_debug:
             raise
-        print("\n".join(f"clf: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        print("\n".join(f"clf: {printable(line)}" for line in str(error).splitlines()), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"clf: interrupted; {_AGAIN_OF.get(command.verb, _AGAIN)}", file=sys.stderr)
@@ -78,12 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (OSError, MemoryError) as error:
+        if is_debug:
+            raise
+        print(f"clf: {printable(_refused(error))}", file=sys.stderr)
+        return 1
     except Exception as error:
         if is_debug:
             raise
         print(f"clf: unexpected {type(error).__name__}: {error}\nclf: this is a fault of clf or of a plugin; add "
               "--debug for the traceback. Finished work is kept", file=sys.stderr)
         return 1
+
+
+def _refused(error: OSError | MemoryError) -> str:
+    """What the operating system did not give."""
+    if isinstance(error, MemoryError):
+        return "the memory of this machine is full; end other programs, or give fewer rows or smaller batches"
+    place = "" if error.filename is None else f" {error.filename}:"
+    return (f"the operating system refused:{place} {error.strerror or error}; check the path, its permissions and the "
+            "disk. Finished work is kept")
 
 
 def _run(command: Command) -> int:
@@ -103,8 +122,10 @@ VERBS: dict[str, Callable[[Command], int]] = {
     "train": working.train_verb, "tune": working.tune_verb, "evaluate": working.evaluate_verb,
     "protocol": working.protocol_verb, "resume": working.resume_verb, "report": looking.report_verb,
     "list": looking.list_verb, "show": looking.show_verb, "check": looking.check_verb, "data": looking.data_verb,
-    "merge": merge_files.merge_verb,
+    "merge": merge_files.merge_verb, "diagnose": looking.diagnose_verb, "new": new.new_verb,
+    "watch": watch.watch_verb,
 }
+VERBS["completion"] = completion.completing(VERBS)
 
 if __name__ == "__main__":
     sys.exit(main())

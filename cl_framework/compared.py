@@ -5,13 +5,13 @@ Phases are compared by ranks, never by their raw difference: their data differ i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cl_framework.errors import ConfigError
 from cl_framework.pictures import draw_ranks, draw_slopes
+from cl_framework.plain_files import read_json
 from cl_framework.seal import digest_of
 
 FORMAT = 2
@@ -28,7 +28,7 @@ def is_comparison(path: Path) -> bool:
     if path.is_dir():
         return (path / FILE).exists()
     try:
-        made = json.loads(path.read_text())
+        made = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(made, dict) and "rows" in made and "ranks" in made
@@ -46,7 +46,7 @@ def read_comparison(path: Path, *, is_sealed: bool = True) -> dict[str, Any]:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        made = json.loads(file.read_text())
+        made = read_json(file)
     except FileNotFoundError:
         raise ConfigError(f"there is no {file}; `clf protocol` writes it") from None
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
+from cl_framework import csv_tables, markdown
 from cl_framework.presets import headline
 from cl_framework.published import Comparison
 
@@ -83,7 +83,7 @@ def as_markdown(found: Sequence[Comparison]) -> str:
                   "| " + " | ".join([*_HEADINGS, "what differs"]) + " |", "| --- |" + " ---: |" * 4 + " --- | --- |"]
         for each in members:
             cells = (*_cells(each, members), each.published.differs)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            lines.append(markdown.row(cells))
         lines.append("")
     return "\n".join([*lines, f"{_LEGEND[0].upper()}{_LEGEND[1:]}."])
 
@@ -96,12 +96,8 @@ def as_json(found: Sequence[Comparison]) -> str:
 def as_csv(found: Sequence[Comparison]) -> str:
     """One line a row; percent, not rounded."""
     plain = [_plain(each) for each in found]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(plain[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{name: " ".join(map(str, value)) if isinstance(value, tuple) else value
-                       for name, value in row.items()} for row in plain])
-    return text.getvalue().rstrip("\n")
+    return csv_tables.as_csv([[*plain[0]], *([" ".join(map(str, value)) if isinstance(value, tuple) else value
+                                             for value in each.values()] for each in plain)]).rstrip("\n")
 
 
 def _plain(each: Comparison) -> dict[str, object]:

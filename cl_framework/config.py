@@ -44,6 +44,8 @@ class Tracking:
     """W&B team or user."""
     tensorboard: bool = False
     """Also write TensorBoard event files into the run folder."""
+    diagnostics: bool = False
+    """Also write what each update did to the weights, diagnostics.json, for `clf diagnose`."""
     every: int = bounded(50, low=1)
     """Training steps between two logged losses."""
 

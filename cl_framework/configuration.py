@@ -12,18 +12,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cl_framework.listing import spec_of
+from cl_framework.plain_files import read_yaml
 from cl_framework.registry import see_current_folder
-
-try:
-    from yaml import CSafeLoader as Loader
-except ImportError:
-    from yaml import SafeLoader as Loader  # type: ignore[assignment]
 
 _NO_HASH = (("seed",), ("track",), ("train", "checkpoint_every"))
 
@@ -55,16 +49,20 @@ def read_configuration(folder: Path, config_hash: str) -> Configuration:
         config_hash: the hash that its `summary.json` states.
     """
     try:
-        tree = yaml.load((folder / "config.yaml").read_text(), Loader)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        tree = read_yaml(folder / "config.yaml")
+    except (OSError, ValueError):
         return UNKNOWN
     if not isinstance(tree, dict) or not isinstance(tree.get("scenario"), dict):
         return UNKNOWN
     fields = {name: value for name, value in tree["scenario"].items() if name != "name"}
-    scenario = json.dumps(fields, sort_keys=True) if fields else ""
-    rest = {key: value for key, value in tree.items() if isinstance(value, dict) and key != "scenario"}
-    tree |= _code(tree)
-    if hash_of(tree) != config_hash:
+    try:
+        scenario = json.dumps(fields, sort_keys=True) if fields else ""
+        rest = {key: value for key, value in tree.items() if isinstance(value, dict) and key != "scenario"}
+        tree |= _code(tree)
+        own = hash_of(tree)
+    except TypeError:  # keys of several kinds, which no configuration of ours has
+        return UNKNOWN
+    if own != config_hash:
         return Configuration(scenario=scenario)
     return Configuration(scenario=scenario, fields=json.dumps(dict(_flat(_counted(rest), "")), sort_keys=True),
                          digest=hash_of({key: value for key, value in tree.items() if key != "order_seed"}))
@@ -82,7 +80,8 @@ def _counted(tree: Mapping[str, Any]) -> dict[str, Any]:
         branch = copy
         for key in path:
             branch = branch.get(key, {})
-        branch.pop(last, None)
+        if isinstance(branch, dict):
+            branch.pop(last, None)
     return copy
 
 
@@ -107,7 +106,7 @@ def _code(tree: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def _file(module: str) -> Path | None:
     see_current_folder()
     try:
-        spec = find_spec(module)
-    except Exception:  # a package of the user's own, which is imported to find the file below it
+        spec = spec_of(module)
+    except Exception:  # whatever a finder makes of a name that a file gives it
         return None
     return None if spec is None or spec.origin is None or not Path(spec.origin).is_file() else Path(spec.origin)

@@ -6,12 +6,11 @@ the mean error of each round tells more (Hoang et al., NeurIPS 2024, section 5).
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from cl_framework.csv_tables import as_csv
 from cl_framework.experience_figures import Figures, domain_of
 from cl_framework.summaries import Group, Stat
 
@@ -97,10 +96,6 @@ def error_curves(labels: Sequence[str], groups: Sequence[Group]) -> dict[str, Er
 
 def curves_as_csv(curves: Mapping[str, ErrorCurve]) -> str:
     """One line a strategy and experience; errors are fractions."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["strategy", "experience", "name", "online_error", "std", "n"])
-    for label, curve in curves.items():
-        for index, (name, stat) in enumerate(zip(curve.names, curve.errors, strict=True)):
-            writer.writerow([label, index, name, stat.mean, stat.std, stat.n])
-    return text.getvalue()
+    return as_csv([("strategy", "experience", "name", "online_error", "std", "n"), *(
+        (label, index, name, stat.mean, stat.std, stat.n) for label, curve in curves.items()
+        for index, (name, stat) in enumerate(zip(curve.names, curve.errors, strict=True)))])

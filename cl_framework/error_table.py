@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cl_framework import markdown
 from cl_framework.columns import percent
 from cl_framework.error_rows import ErrorRows, pool
 from cl_framework.experience_figures import Figures, short_name
@@ -77,8 +78,7 @@ def error_markdown(errors: ErrorRows) -> list[str]:
     """The lines of a Markdown table, with its title above."""
     rows = [["strategy", *errors.headings], ["---"] + ["---:"] * len(errors.headings),
             *([label, *map(_cell, row)] for label, row in errors.rows.items())]
-    return [title(errors) + ".", "", *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-                                       for row in rows)]
+    return [title(errors) + ".", "", *map(markdown.row, rows)]
 
 
 def run_errors(experiences: Sequence[Figures]) -> Table:

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    r"""A text whose control characters are spelled out: a name must not move a terminal's cursor.
+
+    >>> printable("er" + chr(27) + "[2J")
+    'er\\x1b[2J'
+    """
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 class ClfError(Exception):
     """Any failure that we explain; the command line prints it without a traceback."""
 

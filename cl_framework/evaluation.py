@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from cl_framework.chance import chance_of
@@ -23,6 +22,7 @@ from cl_framework.errors import ClfError, ConfigError, Diverged
 from cl_framework.fingerprint import Fingerprint, fingerprint, overlap_faults
 from cl_framework.frozen import Frozen, read_tuned
 from cl_framework.launch import check_job, execute_all, label_of, open_stream
+from cl_framework.plain_files import read_yaml
 from cl_framework.plugin_code import code_of
 from cl_framework.protocol_record import FILE, Phase2, build, write_record
 from cl_framework.runs import RunFolder
@@ -201,7 +201,10 @@ def _runs(made: Made, jobs: Sequence[Job], folder: Path, kind: str, workers: int
 def winner_hash(place: RunFolder, made: Made) -> str | None:
     """The hash of the winner's values as the run's own `config.yaml` has them (rule R7); None where it has no file."""
     try:
-        tree = yaml.safe_load((place.path / "config.yaml").read_text())
+        tree = read_yaml(place.path / "config.yaml")
+        return digest(values_in(tree, made["winner"]["values"]))
     except FileNotFoundError:
         return None
-    return digest(values_in(tree, made["winner"]["values"]))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{place.path / 'config.yaml'} holds no whole configuration ({error!r}); put the file back, "
+                          "or remove that run folder and evaluate again") from error

@@ -10,10 +10,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from cl_framework.configuration import hash_of
 from cl_framework.errors import ClfError, ConfigError
+from cl_framework.plain_files import as_written, read_yaml
 from cl_framework.seal import digest_of
 from cl_framework.search import draw, tuning_phase
 from cl_framework.trial_faults import trial_faults
@@ -51,14 +50,15 @@ def read_tuned(path: Path) -> Frozen:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        made = yaml.safe_load(file.read_text())
+        made = read_yaml(file)
     except FileNotFoundError:
         raise ConfigError(f"there is no {file}; `clf tune` writes it when a search is over") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read ({str(error).splitlines()[0]}); give the command of its search "
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}); give the command of its search "
                           "again, finished runs are kept") from error
-    faults = shape_faults(made) or [*self_faults(made), *held_against(made, file.parent).faults] \
-        or study_faults(made, file.parent) or seal_faults(made)
+    with as_written(file):
+        faults = shape_faults(made) or [*self_faults(made), *held_against(made, file.parent).faults] \
+            or study_faults(made, file.parent) or seal_faults(made)
     if faults:
         raise ConfigError([f"{file}: {fault}" for fault in faults])
     return Frozen(path=file, made=made)
@@ -201,7 +201,7 @@ def study_faults(made: Made, folder: Path) -> list[str]:
         return []
     space = space_of_made(made)
     for file in sorted(folder.glob("runs/*/*/*/seed*/config.yaml")):
-        tuned = base_tree(yaml.safe_load(file.read_text()), space)
+        tuned = base_tree(read_yaml(file), space)
         faults = [f"base {key} is {shown}, but was tuned with {run}" for key, shown, run in
                   differences({**made["base"]}, tuned)]
         if faults:

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from cl_framework.errors import ConfigError
+from cl_framework.plain_files import from_yaml
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_][\w:]*)*")
 _RANGE = re.compile(r"([+-]?\d+)\.\.([+-]?\d+)")
@@ -25,7 +24,12 @@ _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 _WORDS = {"true": True, "false": False, "null": None}
 _BRACKETS = {"[": "]", "{": "}"}
 _MOST = 10_000
+_MOST_DIGITS = 20
+_LONGEST_SHOWN = 200
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
 OPTIONS = ("--help", "--version", "--debug")
+NOUNS = {"new": "kind"}
+"""Verbs that may be followed by a word without a key, and the key that it stands for: `clf new strategy name=mine`."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,14 @@ def parse(arguments: Sequence[str]) -> Command:
     verb, values, options, faults = "", dict[str, list[Any]](), set[str](), list[str]()
     for word in arguments:
         key, equals, text = word.partition("=")
-        if word in OPTIONS or word == "-h":
+        if _UNREADABLE.search(word):
+            faults.append(f"{_short(ascii(word))} has bytes that are no UTF-8; give it another name")
+        elif word in OPTIONS or word == "-h":
             options.add("--help" if word == "-h" else word)
         elif word.startswith("-"):
             faults.append(f"unknown option '{word}'; the options are {', '.join(OPTIONS)}, all else is KEY=VALUE")
+        elif not equals and NOUNS.get(verb, "") not in ("", *values):
+            values[NOUNS[verb]] = [word]
         elif not equals:
             if verb:
                 faults.append(f"'{word}' is no KEY=VALUE; write e.g. strategy={word} or seed=0..4")
@@ -88,7 +96,7 @@ def parse_values(text: str) -> list[Any]:
         if span is None:
             values.append(scalar(piece))
             continue
-        first, last = int(span[1]), int(span[2])
+        first, last = _whole(span[1]), _whole(span[2])
         if last < first:
             raise ConfigError(f"the range {piece} is empty; write {last}..{first}")
         if last - first >= _MOST:
@@ -102,16 +110,26 @@ def scalar(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
-        return int(text)
+        return _whole(text)
     if _FLOAT.fullmatch(text):
         return float(text)
     if text[:1] in ("[", "{", "'", '"'):
         try:
-            value = yaml.safe_load(text)
-            return value if isinstance(value, str) else _numbers(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"cannot read {text}; is a bracket or a quote missing?") from None
+            value = from_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"cannot read {_short(text)}; is a bracket or a quote missing? ({error})") from None
+        return value if isinstance(value, str) else _numbers(value)
     return text
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ConfigError(f"{_short(text)} has {len(text)} digits; a whole number has at most {_MOST_DIGITS}")
+    return int(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _numbers(value: Any) -> Any:
@@ -141,7 +159,7 @@ def _split(text: str) -> list[str]:
             continue
         pieces[-1] += sign
     if closers or quote:
-        raise ConfigError(f"cannot read {text}; {closers[-1] if closers else quote} is missing at the end")
+        raise ConfigError(f"cannot read {_short(text)}; {closers[-1] if closers else quote} is missing at the end")
     if any(not piece for piece in pieces):
         raise ConfigError("a value is empty; write null for nothing")
     return pieces

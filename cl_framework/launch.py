@@ -206,7 +206,7 @@ class Attempt:
 
 def _attempt_elsewhere(out: Path, command: str) -> Attempt:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return Attempt(out, command, Console(stderr=True, force_terminal=False))
+    return Attempt(out, command, Console(stderr=True, force_terminal=False, markup=False))
 
 
 def dead(lost: Lost) -> ClfError:

@@ -101,7 +101,7 @@ def _local(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> 
     pool = processes()
     n, note = fitting(launcher.n_workers, max(1, pool.base(work) + load.need()), pool.room)
     if note is not None:
-        Console(stderr=True).print(note, highlight=False, soft_wrap=True)
+        Console(stderr=True, markup=False).print(note, highlight=False, soft_wrap=True)
     pool.keep(n)
     yield from through(pool, n, work, tasks)
 

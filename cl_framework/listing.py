@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint
-from importlib.util import find_spec, resolve_name
+from importlib.util import resolve_name
 from pathlib import Path
 
 from cl_framework.errors import ConfigError
+
+SECTIONS = {"train": "cl_framework.recipe:Recipe", "trainer": "cl_framework.hardware:Hardware",
+            "track": "cl_framework.config:Tracking", "search": "cl_framework.search:Search"}
+"""Sections of a configuration that are no plugin's, and where their fields are."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +47,18 @@ def describe(point: EntryPoint) -> Card:
     """The card of a plugin, from its source.
 
     Raises:
-        ConfigError: its source cannot be found.
+        ConfigError: its source cannot be found or read.
     """
+    if point.pattern.match(point.value) is None or not point.attr:
+        raise ConfigError(f"'{point.value}' names no class or object; expected package.module:Class in the entry "
+                          "points of its package")
     return _card(point.name, point.value, point.module, _parse(point.module), point.attr)
 
 
 def describe_class(cls: type) -> Card:
     """The card of a class that is already imported, wherever its file lies."""
     source = Path(inspect.getfile(cls))
-    return _card(cls.__name__, f"{cls.__module__}:{cls.__name__}", cls.__module__, ast.parse(source.read_text()),
+    return _card(cls.__name__, f"{cls.__module__}:{cls.__name__}", cls.__module__, ast.parse(source.read_bytes()),
                  cls.__name__)
 
 
@@ -63,16 +74,32 @@ def _card(name: str, path: str, module: str, tree: ast.Module, attribute: str) -
 
 @cache
 def _parse(module: str) -> ast.Module:
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
+    spec = spec_of(module)
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise ConfigError(f"there is no module '{module}'; is its package installed?")
     try:
-        return ast.parse(Path(spec.origin).read_text())
-    except SyntaxError as error:
-        raise ConfigError(f"{spec.origin} cannot be read: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its author's escapes
+            return ast.parse(Path(spec.origin).read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{spec.origin} cannot be read: {error or type(error).__name__}") from error
+
+
+def spec_of(module: str) -> ModuleSpec | None:
+    """Where a module is, found as an import finds it, but without importing the packages that it lies in."""
+    spec, places = None, None
+    for depth in range(1, module.count(".") + 2):
+        name = ".".join(module.split(".")[:depth])
+        found = (finder.find_spec(name, places) for finder in sys.meta_path)
+        spec = next((each for each in found if each is not None), None)
+        if spec is None:
+            return None
+        places = _places(spec)
+    return spec
+
+
+def _places(spec: ModuleSpec) -> Sequence[str]:
+    return [] if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
 
 
 def _definition(tree: ast.Module, name: str) -> ast.stmt | None:
@@ -104,12 +131,13 @@ def _string(node: ast.stmt) -> str:
     return ""
 
 
-def _fields(module: str, tree: ast.Module, node: ast.ClassDef) -> dict[str, Field]:
-    """Fields of a class and of its bases, the bases' first."""
+def _fields(module: str, tree: ast.Module, node: ast.ClassDef,
+            seen: frozenset[str] = frozenset()) -> dict[str, Field]:
+    """Fields of a class and of its bases, the bases' first; `seen` are the classes and imports that led here."""
     found: dict[str, Field] = {}
     for base in node.bases:
         if isinstance(base, ast.Name):
-            found |= _inherited(module, tree, base.id)
+            found |= _inherited(module, tree, base.id, seen | {f"class {module}:{node.name}"})
     for statement, after in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
@@ -120,17 +148,21 @@ def _fields(module: str, tree: ast.Module, node: ast.ClassDef) -> dict[str, Fiel
     return found
 
 
-def _inherited(module: str, tree: ast.Module, name: str) -> dict[str, Field]:
+def _inherited(module: str, tree: ast.Module, name: str, seen: frozenset[str]) -> dict[str, Field]:
     node = _definition(tree, name)
-    if isinstance(node, ast.ClassDef):
-        return _fields(module, tree, node)
+    if isinstance(node, ast.ClassDef) and f"class {module}:{name}" not in seen:
+        return _fields(module, tree, node, seen)
+    spec, step = spec_of(module), f"import {module}:{name}"
     for statement in tree.body:
-        if not isinstance(statement, ast.ImportFrom):
+        if not isinstance(statement, ast.ImportFrom) or spec is None or step in seen:
             continue
         original = next((alias.name for alias in statement.names if (alias.asname or alias.name) == name), None)
         if original is not None:
-            home = resolve_name("." * statement.level + (statement.module or ""), module.rpartition(".")[0])
-            return _inherited(home, _parse(home), original) if "." in home else {}
+            try:
+                home = resolve_name("." * statement.level + (statement.module or ""), spec.parent)
+                return _inherited(home, _parse(home), original, seen | {step}) if "." in home else {}
+            except (ConfigError, ImportError):  # a base without a source of its own
+                return {}
     return {}
 
 

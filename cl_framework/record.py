@@ -105,6 +105,8 @@ class StreamRecord:
         record = cls(n_experiences=state["n_experiences"], n_rounds=state["n_rounds"], joint=state["joint"],
                      n_parameters=state["n_parameters"], memory_bytes=state["memory_bytes"],
                      strategy_metrics=[dict(metrics) for metrics in state["strategy_metrics"]])
+        if not isinstance(record.joint, Tensor | None):
+            raise ValueError(f"the joint reference of a record is {record.joint!r}, expected a tensor or None")
         for name in _TENSORS:
             value: Tensor = state[name]
             if value.shape != vars(record)[name].shape:

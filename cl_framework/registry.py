@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import reprlib
 import sys
 from collections.abc import Collection
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
+from types import FunctionType
 from typing import Any
 
 from cl_framework.errors import ConfigError, PluginError
+from cl_framework.offers import contest, imported, offers
 
 GROUPS = {"strategy": "cl_framework.strategies", "scenario": "cl_framework.scenarios", "model": "cl_framework.models",
           "metric": "cl_framework.metrics", "dataset": "cl_framework.datasets"}
@@ -20,22 +23,23 @@ GROUPS = {"strategy": "cl_framework.strategies", "scenario": "cl_framework.scena
 
 _CONTRACTS = {"strategy": ("cl_framework.strategy", "Strategy"), "scenario": ("cl_framework.scenario", "Scenario"),
               "model": ("cl_framework.models", "Architecture")}
+"""Kinds whose plugins are classes, and what these derive from."""
+
+_OBJECTS = {"metric": ("cl_framework.metrics", "Metric", "a function decorated with @cl_framework.metric(...)"),
+            "dataset": ("cl_framework.sources", "Source", "a cl_framework.Source(...)")}
+"""Kinds whose plugins are objects, what these are, and how one is made."""
 
 
 @cache
 def plugins(kind: str) -> dict[str, EntryPoint]:
-    """The plugins of a kind by name, without importing any.
+    """The plugins of a kind by name, without importing any; not those that several packages offer."""
+    return {name: points[0] for name, points in offers(GROUPS[kind]).items() if len(points) == 1}
 
-    Raises:
-        PluginError: two packages offer one name.
-    """
-    found: dict[str, EntryPoint] = {}
-    for point in sorted(entry_points(group=GROUPS[kind])):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise PluginError(f"two packages offer the {kind} '{point.name}': {other.value} and {point.value}; "
-                              "uninstall one, or name the class by its path: package.module:Class")
-    return found
+
+@cache
+def contested(kind: str) -> dict[str, str]:
+    """The names of a kind that several packages offer, each with the sentence that names these packages."""
+    return {name: contest(kind, points) for name, points in offers(GROUPS[kind]).items() if len(points) > 1}
 
 
 def unknown(kind: str, name: str, options: Collection[str]) -> str:
@@ -54,12 +58,15 @@ def find(kind: str, name: str) -> EntryPoint:
 
     Raises:
         ConfigError: there is no such plugin.
+        PluginError: several packages offer it.
     """
     if ":" in name:
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
             raise ConfigError(f"{kind} '{name}' is no path; write package.module:Class")
         return EntryPoint(name=name, value=name, group=GROUPS[kind])
     known = plugins(kind)
+    if name in contested(kind):
+        raise PluginError(contested(kind)[name])
     if name not in known:
         raise ConfigError(unknown(kind, name, known))
     return known[name]
@@ -72,16 +79,11 @@ def load(kind: str, name: str) -> Any:
         ConfigError: there is no such name, module or class.
         PluginError: it breaks its contract.
     """
-    point = find(kind, name)
-    try:
-        plugin = point.load()
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{kind} '{name}' cannot be imported: {error}; is its package installed, or its file in "
-                          "the folder you stand in?") from error
-    except AttributeError as error:
-        raise ConfigError(f"{kind} '{name}' does not exist: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"{kind} '{name}' fails when it is imported: {type(error).__name__}: {error}") from error
+    plugin = imported(kind, find(kind, name))
+    if kind in _OBJECTS:
+        module, made, how = _OBJECTS[kind]
+        if not isinstance(plugin, vars(import_module(module))[made]):
+            raise PluginError(f"{kind} '{name}' is {reprlib.repr(plugin)}; expected {how}")
     if kind in _CONTRACTS:
         verify(kind, name, plugin)
     return plugin
@@ -96,25 +98,34 @@ def verify(kind: str, name: str, plugin: Any) -> None:
     module, contract_name = _CONTRACTS[kind]
     contract: type = vars(import_module(module))[contract_name]
     if not (isinstance(plugin, type) and issubclass(plugin, contract)):
-        raise PluginError(f"{kind} '{name}' is {plugin!r}; expected a subclass of cl_framework.{contract_name}")
+        raise PluginError(f"{kind} '{name}' is {reprlib.repr(plugin)}; expected a subclass of "
+                          f"cl_framework.{contract_name}")
     if inspect.isabstract(plugin):
         left_out = [hook for hook, value in inspect.getmembers(plugin, inspect.isfunction)
                     if "__isabstractmethod__" in vars(value)]
         raise PluginError(f"{kind} '{name}' leaves out {', '.join(left_out)}")
-    hooks = {hook: value for hook, value in vars(contract).items() if inspect.isfunction(value)}
+    hooks = {hook: value for hook, value in vars(contract).items()
+             if inspect.isfunction(value) and not hook.startswith("_")}
     for cls in plugin.__mro__[:plugin.__mro__.index(contract)]:
-        for method, value in vars(cls).items():
-            if not inspect.isfunction(value) or method.startswith("__"):
-                continue
+        for method, value in {**dict.fromkeys(vars(cls).get("__annotations__", {})), **vars(cls)}.items():
             if method in hooks:
-                ours = list(inspect.signature(hooks[method]).parameters)
-                theirs = list(inspect.signature(value).parameters)
-                if ours != theirs:
-                    raise PluginError(f"{kind} '{name}': {method}({', '.join(theirs)}) does not match the contract "
-                                      f"{method}({', '.join(ours)})")
-            elif near := difflib.get_close_matches(method, hooks, n=1, cutoff=0.86):
+                _match(f"{kind} '{name}'", method, hooks[method], value)
+            elif method.startswith("_") or not isinstance(value, FunctionType | staticmethod | classmethod | property):
+                continue
+            elif near := difflib.get_close_matches(method, hooks, n=1, cutoff=0.8):
                 raise PluginError(f"{kind} '{name}' defines {method}, which nothing calls; did you mean {near[0]}? "
                                   "Start the name with an underscore if it is your own")
+
+
+def _match(label: str, hook: str, contract: FunctionType, value: Any) -> None:
+    """Hold one hook of a class against the contract's."""
+    ours = list(inspect.signature(contract).parameters)
+    if not inspect.isfunction(value):
+        raise PluginError(f"{label}: {hook} is a hook, and here it is {reprlib.repr(value)}; make it a method "
+                          f"{hook}({', '.join(ours)}), or choose another name")
+    theirs = list(inspect.signature(value).parameters)
+    if ours != theirs:
+        raise PluginError(f"{label}: {hook}({', '.join(theirs)}) does not match the contract {hook}({', '.join(ours)})")
 
 
 def see_current_folder() -> None:

@@ -6,7 +6,6 @@ percent in tables.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -19,11 +18,12 @@ from rich.console import Console, RenderableType
 from rich.console import Group as Lines
 from rich.text import Text
 
+from cl_framework import csv_tables, markdown
 from cl_framework.columns import columns, flat, is_labelled, measure_of, parts
 from cl_framework.configuration import Configuration
 from cl_framework.error_rows import curves_as_csv, error_curves, error_rows
 from cl_framework.error_table import ErrorTable, error_markdown
-from cl_framework.errors import ConfigError
+from cl_framework.errors import ConfigError, printable
 from cl_framework.estimates import Estimate, estimate
 from cl_framework.files import write_atomic
 from cl_framework.pairing import DEFAULT, ONLINE_ERROR, Measure
@@ -80,17 +80,21 @@ def report(path: Path, style: str = "text", metric: str = DEFAULT.name, against:
         raise ConfigError(f"unknown format '{style}'; there are {', '.join(FORMATS)}")
     runs = read_runs(path)
     found = _finished(path, runs)
-    measure = _measure(metric, found)
+    measure = measure_named(metric, found)
     print(FORMATS[style](found, measure, against))
     label, stream = ("Note", sys.stdout) if style == "text" else ("clf", sys.stderr)
     for note in runs.notes():
-        print(f"{label}: {note}", file=stream)
+        print(f"{label}: {printable(note)}", file=stream)
     for line in [] if out is None else _drawn(sheets(found, measure, against), out):
         print(f"{label}: {line}", file=stream)
 
 
-def _measure(name: str, found: Sequence[Group]) -> Measure:
-    """What is known of a metric; its plugin is imported, but for those that are compared without being named."""
+def measure_named(name: str, found: Sequence[Group]) -> Measure:
+    """What is known of a metric; its plugin is imported, but for those that are compared without being named.
+
+    Raises:
+        ConfigError: no run has it, or nothing says which way is up.
+    """
     for known in (DEFAULT, ONLINE_ERROR):
         if name == known.name:
             return known
@@ -138,7 +142,7 @@ def product_table(summaries: Sequence[Mapping[str, Any]]) -> RenderableType:
     asked = [run.key for run in given]
     found = sorted(group(given), key=lambda each: asked.index(each.runs[0].key))
     folder = os.path.commonpath([path for each in found for path in each.folders])
-    return Lines(*_tables(found, DEFAULT, None, is_compared=False), *_warnings(found),
+    return Lines(*_tables(found, DEFAULT, None, is_compared=False), *_warning_line(found),
                  path_line("run folders", folder))
 
 
@@ -178,21 +182,26 @@ def _tables(found: Sequence[Group], measure: Measure, against: str | None, *, is
     yield Text(f"{what} in %, mean ± sample standard deviation over n {over}; 95 %: Student's interval of the mean")
 
 
-def _warnings(found: Sequence[Group]) -> list[Text]:
+def warnings(found: Sequence[Group]) -> list[str]:
+    """Kind and names of what makes numbers weaker: few seeds, and runs of different commits in one group."""
     few = [f"{each.strategy} on {each.scenario} (n={each.n})" for each in found if each.n < _FEW_SEEDS]
     mixed = [f"{each.strategy} on {each.scenario}" for each in found if len(each.git_commits) > 1]
-    warnings = [f"few seeds (under {_FEW_SEEDS}): {', '.join(few)}"] if few else []
-    if mixed:
-        warnings.append(f"runs of different commits in one group: {', '.join(mixed)}")
-    return [Text(f"Warnings: {'; '.join(warnings)}")] if warnings else []
+    listed = [f"few seeds (under {_FEW_SEEDS}): {', '.join(few)}"] if few else []
+    return [*listed, *([f"runs of different commits in one group: {', '.join(mixed)}"] if mixed else [])]
+
+
+def _warning_line(found: Sequence[Group]) -> list[Text]:
+    listed = warnings(found)
+    return [Text(f"Warnings: {'; '.join(listed)}")] if listed else []
 
 
 def as_text(found: Sequence[Group], measure: Measure = DEFAULT, against: str | None = None,
             width: int | None = None) -> str:
     """Tables with the main metrics, `width` columns wide: those of the terminal when None, 80 where there is none."""
-    console = Console(file=io.StringIO(), width=Console().width if width is None else width, color_system=None)
+    console = Console(file=io.StringIO(), width=Console().width if width is None else width, color_system=None,
+                      markup=False)
     with console.capture() as capture:
-        console.print(Lines(*_tables(found, measure, against), *_warnings(found)))
+        console.print(Lines(*_tables(found, measure, against), *_warning_line(found)))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
@@ -227,18 +236,16 @@ def as_csv(found: Sequence[Group], measure: Measure = DEFAULT, against: str | No
     """One line a group; columns a metric: mean, standard deviation (`/std`), `/n`, and the ends of its intervals."""
     names = sorted({name for each in found for name in each.metrics})
     parts = ("", "/std", "/n", "/t_low", "/t_high", "/bootstrap_low", "/bootstrap_high")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scenario", "strategy", "model", "order_seed", "phase", "protocol", "config_hash", "git_commits",
-                     "n", "seeds", *(name + part for name in names for part in parts),
-                     *(f"seconds{part}" for part in parts[:3])])
+    rows: list[list[object]] = [[
+        "scenario", "strategy", "model", "order_seed", "phase", "protocol", "config_hash", "git_commits", "n", "seeds",
+        *(name + part for name in names for part in parts), *(f"seconds{part}" for part in parts[:3])]]
     for each in found:
         order = " ".join(map(str, each.order_seed)) if isinstance(each.order_seed, tuple) else each.order_seed
         seconds = ("", "", 0) if each.seconds is None else (each.seconds.mean, each.seconds.std, each.seconds.n)
-        writer.writerow([each.scenario, each.strategy, each.model, order, each.phase, each.protocol,
-                         each.config_hash, " ".join(each.git_commits), each.n, " ".join(map(str, each.seeds)),
-                         *(value for name in names for value in _line(estimate(each, name))), *seconds])
-    return text.getvalue().rstrip("\n")
+        rows.append([each.scenario, each.strategy, each.model, order, each.phase, each.protocol,
+                     each.config_hash, " ".join(each.git_commits), each.n, " ".join(map(str, each.seeds)),
+                     *(value for name in names for value in _line(estimate(each, name))), *seconds])
+    return csv_tables.as_csv(rows).rstrip("\n")
 
 
 def _line(known: Estimate | None) -> tuple[object, ...]:
@@ -260,10 +267,11 @@ def as_markdown(found: Sequence[Group], measure: Measure = DEFAULT, against: str
         named = [*zip(sheet.labels, sheet.rows, strict=True)]
         lines = [line for label, each in named for line in (changed(each, label), sources(label, each, sheet.measure))]
         errors = None if is_labelled(sheet.rows) else error_rows(sheet.labels, sheet.rows)
-        sections = [[f"- {line}" for line in lines if line], [] if errors is None else error_markdown(errors),
+        sections = [[f"- {markdown.escaped(line)}" for line in lines if line],
+                    [] if errors is None else error_markdown(errors),
                     [] if sheet.pairing is None else pairing_markdown(sheet.pairing.plain())]
         if any(sections):
-            text += ["", f"### {sheet.title}"]
+            text += ["", f"### {markdown.escaped(sheet.title)}"]
             text += [line for section in sections if section for line in ("", *section)]
     return "\n".join(text).rstrip()
 
@@ -281,7 +289,7 @@ def _markdown(found: Sequence[Group], names: Mapping[int, str], measure: Measure
         rows.append([each.scenario, names[id(each)], each.model, conditions([each]), each.config_hash[:8], str(each.n),
                      *own])
     lines = [heading, ["---"] * 6 + ["---:"] * (len(heading) - 6), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return [*map(markdown.row, lines)]
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Group], Measure, str | None], str]] = {

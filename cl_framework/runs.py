@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import io
 import json
 import math
 import platform
@@ -19,19 +18,22 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import yaml
 
 from cl_framework.config import Job, from_tree
 from cl_framework.configuration import hash_of
+from cl_framework.csv_tables import as_csv, unguarded
 from cl_framework.errors import Busy, ConfigError
 from cl_framework.experience import Experience
 from cl_framework.experience_figures import COLUMNS, Seen, figures_of
 from cl_framework.files import write_atomic, write_json
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
+from cl_framework.plain_files import read_json, read_text, read_yaml
 from cl_framework.types import Phase, StreamInfo
 
 _PACKAGES = ("torch", "lightning", "torchmetrics", "avalanche-lib", "omegaconf", "wandb", "numpy", "cl-framework")
+
+_MOST_DIGITS = 18
 
 _SEEN: WeakKeyDictionary[StreamRecord, dict[int, Seen]] = WeakKeyDictionary()
 """What the experiences behind a record said of themselves, by index; told to its `Writer`, for its summary."""
@@ -57,7 +59,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """What a finished run says of itself; None while it is not finished."""
         try:
-            summary = json.loads((self.path / "summary.json").read_text())
+            summary = read_json(self.path / "summary.json")
             if not isinstance(summary, dict):
                 raise ValueError("it holds no object")
         except FileNotFoundError:
@@ -75,11 +77,11 @@ class RunFolder:
         """
         file = self.path / "config.yaml"
         try:
-            tree = yaml.safe_load(file.read_text())
+            tree = read_yaml(file)
         except FileNotFoundError:
             raise ConfigError(f"{self.path} is no run folder: it has no config.yaml; give run=PATH of a folder that "
                               "ends in seed<k>") from None
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{file} cannot be read ({error}); remove it and give the run's own command again, its "
                               "checkpoints are kept") from error
         if not isinstance(tree, dict):
@@ -93,13 +95,15 @@ class RunFolder:
 
     def was_renumbered(self, job: Job) -> bool:
         """Whether the folder is named after its own configuration, which today's clf reads as another one."""
-        own = hash_of(yaml.safe_load((self.path / "config.yaml").read_text()))
+        own = hash_of(read_yaml(self.path / "config.yaml"))
         return own == self.path.resolve().parent.name != job.hash
 
     def command(self) -> str:
         """The command that began the run."""
-        file = self.path / "command.txt"
-        return file.read_text().strip() if file.exists() else "clf train"
+        try:
+            return read_text(self.path / "command.txt").strip()
+        except (OSError, ValueError):
+            return "clf train"
 
     def prepare(self, job: Job, command: str, device: str, data: Mapping[str, str]) -> str:
         """Write what identifies the run; the W&B run id, which a resumed run keeps.
@@ -132,7 +136,7 @@ class RunFolder:
     def _noted(self) -> dict[str, Any]:
         """What environment.json holds; nothing where there is none."""
         try:
-            noted = json.loads((self.path / "environment.json").read_text())
+            noted = read_json(self.path / "environment.json")
         except (OSError, ValueError):
             return {}
         return noted if isinstance(noted, dict) else {}
@@ -152,7 +156,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = (self.path / ".lock").open("a")  # what a link of that name leads to is left as it is
         except OSError as error:
             raise ConfigError(f"cannot use {self.path}: {error.strerror}; choose another folder with out=DIR"
                               ) from error
@@ -179,10 +183,11 @@ class Writer(Observer):
 
     def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Drop what a killed run wrote beyond its last checkpoint."""
-        self._steps = [row for row in self._lines("steps.csv") if len(row) == 4 and row[0].isdecimal()
+        self._steps = [row for row in self._lines("steps.csv") if len(row) == 4 and _is_count(row[0])
                        and int(row[0]) <= cursor.stream_step]
-        self._seen = {int(row[0]): Seen(row[1] or None, int(row[2])) for row in self._lines("experiences.csv")
-                      if len(row) == len(COLUMNS) + 1 and row[0].isdecimal() and row[2].isdecimal()}
+        self._seen = {int(row[0]): Seen(unguarded(row[1]) or None, int(row[2]))
+                      for row in self._lines("experiences.csv") if len(row) == len(COLUMNS) + 1
+                      and _is_count(row[0]) and _is_count(row[2])}
         self._record = record
         _SEEN[record] = self._seen
         self._write(record)
@@ -191,7 +196,10 @@ class Writer(Observer):
         """The lines below the header of what an earlier process wrote, however damaged."""
         file = self._path / name
         text = file.read_text(errors="replace") if file.exists() else ""
-        return list(csv.reader(text.replace("\0", "").splitlines()[1:]))
+        try:
+            return list(csv.reader(text.replace("\0", "").splitlines()[1:]))
+        except csv.Error:
+            return []
 
     def experience_started(self, experience: Experience, n_steps: int) -> None:
         """Note what it says of itself."""
@@ -238,9 +246,7 @@ class Writer(Observer):
         self._write_table("steps.csv", [("stream_step", "experience", "epoch", "loss"), *self._steps])
 
     def _write_table(self, name: str, rows: Sequence[Sequence[object]]) -> None:
-        table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(rows)
-        write_atomic(self._path / name, table.getvalue())
+        write_atomic(self._path / name, as_csv(rows))
 
 
 def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
@@ -269,6 +275,10 @@ def _changed(job: Job) -> dict[str, Any]:
                     for spec in fields(part)}
         found |= {f"{name}.{key}": value for key, value in job.tree["strategy"][name].items() if defaults[key] != value}
     return found
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def _nullable(matrix: torch.Tensor) -> list[list[float | None]]:

@@ -26,6 +26,7 @@ from torch import Tensor
 from cl_framework.errors import ClfError, DataError
 from cl_framework.files import write_json
 from cl_framework.places import Folder, Place
+from cl_framework.plain_files import from_json, read_json
 
 log = logging.getLogger(__name__)
 
@@ -233,20 +234,21 @@ class Source:
         stamp = _stamp(self.cache_file)
         try:
             with safe_open(self.cache_file, "pt") as file:
-                recorded = json.loads((file.metadata() or {}).get("sha256", "{}"))
+                recorded = from_json((file.metadata() or {}).get("sha256", "{}"))
             tensors = load_file(self.cache_file)
-            expected = {**recorded, **self.sha256}
+            expected = {part: {**recorded, **self.sha256}[part] for part in PARTS}
+            found = {part: tensors[part].numpy() for part in PARTS}
             images = ImageSet(**{part: tensors[part] for part in PARTS}, digest=_combined(expected))
         except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
             raise DataError(f"it is no data file of ours, or cut short ({error})") from None
         if self._verified() != (stamp, expected):
-            _compare(_digests({part: tensors[part].numpy() for part in PARTS}), expected)
+            _compare(_digests(found), expected)
             self._stamp(stamp, expected)
         return images
 
     def _verified(self) -> tuple[_Stamp, Mapping[str, str]] | None:
         try:
-            note = json.loads(self.cache_file.with_suffix(".json").read_text())
+            note = read_json(self.cache_file.with_suffix(".json"))
             return _Stamp(note["size"], note["mtime_ns"]), note["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -55,7 +55,7 @@ class Ledger:
     def __init__(self, name: str, space: Space, folder: Path, storage: str | None, holder: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._holder, self._name = space, holder, name
-        self._where = str(folder / JOURNAL) if storage is None else re.sub(r"//[^/@]*@", "//***@", storage)
+        self._where = str(folder / JOURNAL) if storage is None else public(storage)
         self._elsewhere = "out=DIR" if storage is None else "search.storage"
         self._axes: dict[str, BaseDistribution] = {
             key: CategoricalDistribution([_plain(value) for value in grid])
@@ -67,6 +67,7 @@ class Ledger:
             self._id = self._storage.get_study_id_from_name(name)
         except Exception as error:  # SQLAlchemy, its drivers and Optuna raise dozens of kinds
             shown = (str(error).strip() or type(error).__name__).splitlines()[0]
+            shown = shown if storage is None else shown.replace(storage, self._where)
             raise ConfigError(f"the study cannot be kept in search.storage={self._where}: {shown}; "
                               "check the address and its driver, or leave search.storage out for a file"
                               ) from error
@@ -187,6 +188,15 @@ class Ledger:
         """A running trial of this holder began before a restart; another holder's is dead without a sign of life."""
         holder, seen = found.user_attrs.get("held", [self._holder, 0.0])
         return bool(holder == self._holder or time.time() - seen > STALE)
+
+
+def public(address: str) -> str:
+    """The address of a database without what may be a password.
+
+    >>> public("postgresql://me:secret@host/trials?sslpassword=secret")
+    'postgresql://***@host/trials?***'
+    """
+    return re.sub(r"\?.*", "?***", re.sub(r"//.*@", "//***@", address, flags=re.DOTALL), flags=re.DOTALL)
 
 
 def _journal(path: Path) -> BaseStorage:

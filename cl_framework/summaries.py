@@ -18,6 +18,7 @@ from pathlib import Path
 from cl_framework.configuration import UNKNOWN, Configuration, read_configuration
 from cl_framework.errors import ConfigError, DataError
 from cl_framework.experience_figures import Figures, read_figures
+from cl_framework.plain_files import read_json
 from cl_framework.summary_faults import faults_of, faults_of_figures
 
 Matrix = tuple[tuple[float | None, ...], ...]
@@ -270,7 +271,7 @@ def read_runs(path: Path) -> Runs:
 def _read(folder: Path, runs: Runs, known: dict[str, Configuration]) -> None:
     file = folder / "summary.json"
     try:
-        summary = parse_summary(json.loads(file.read_bytes()), folder)
+        summary = parse_summary(read_json(file), folder)
     except DataError as error:
         runs.damaged.append(str(error))
     except (OSError, ValueError) as error:
@@ -299,7 +300,7 @@ def _keep_one_data(runs: Runs) -> None:
 def _data_of(folder: Path) -> object:
     """Name and digest of each data set behind a run; None where its folder does not tell."""
     try:
-        environment = json.loads((folder / "environment.json").read_bytes())
+        environment = read_json(folder / "environment.json")
     except (OSError, ValueError):
         return None
     return environment.get("data") if isinstance(environment, dict) else None

@@ -6,7 +6,8 @@ Shares lie in [0, 1] and differences of shares in [-1, 1]: a number beyond was n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from cl_framework.experience_figures import Figures
@@ -24,6 +25,8 @@ _LOWEST: Mapping[str, float] = {
     "forward_transfer": -1, "intransigence": -1, "source_forgetting": -1,
 }
 """The least value of metrics that are at most 1."""
+_HIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters, ends of lines and changes of direction: in a name they move a terminal's cursor, or deceive."""
 _SHARES = ("accuracy", "online_error", "calibration_error")
 _ROUNDING = 1e-9
 
@@ -45,9 +48,24 @@ def faults_of(content: Mapping[str, Any]) -> list[str]:
             faults.append("'accuracy_matrix' is no square matrix of numbers and nulls")
         elif not all(value is None or math.isnan(value) or _lies_in(value, 0) for row in matrix for value in row):
             faults.append("'accuracy_matrix' has values outside 0 to 1")
+    faults += [f"{text!r} holds signs that are not shown" for text in _texts(content) if _HIDDEN.search(text)]
     if not isinstance(content.get("strategy_fields", {}), dict):
         faults.append(f"'strategy_fields' is {content['strategy_fields']!r}")
     return faults
+
+
+def _texts(content: Mapping[str, Any]) -> Iterator[str]:
+    """Names that reports show."""
+    yield from (value for name, value in content.items() if name in _KINDS and isinstance(value, str))
+    for name in ("metrics", "strategy_fields"):
+        inner = content.get(name)
+        if isinstance(inner, dict):
+            yield from inner
+            yield from (value for value in inner.values() if isinstance(value, str))
+    experiences = content.get("experiences")
+    for each in experiences if isinstance(experiences, list) else []:
+        if isinstance(each, dict) and isinstance(each.get("name"), str):
+            yield each["name"]
 
 
 def faults_of_figures(experiences: Sequence[Figures], matrix: Sequence[object]) -> list[str]:

@@ -6,12 +6,15 @@ import logging
 import math
 import netrc
 import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cl_framework.config import Job
+from cl_framework.diagnostics import Diagnostics
 from cl_framework.metrics import StreamRecord
 from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.types import StreamInfo
@@ -40,13 +43,15 @@ def _has_key() -> bool:
 
 
 def trackers(job: Job, folder: Path, wandb_id: str) -> list[Observer]:
-    """The loggers that the configuration asks for."""
+    """The loggers, and the diagnostics, that the configuration asks for."""
     found: list[Observer] = []
     mode = wandb_mode(job.tracking.wandb)
     if mode != "disabled":
         found.append(Wandb(job, folder, wandb_id, mode))
     if job.tracking.tensorboard:
         found.append(TensorBoard(job, folder))
+    if job.tracking.diagnostics:
+        found.append(Diagnostics(folder))
     return found
 
 
@@ -112,6 +117,17 @@ def _errors(index: int, record: StreamRecord) -> dict[str, float]:
             "clean_accuracy": float(record.accuracy[index, index])}
 
 
+@contextmanager
+def _public_words() -> Iterator[None]:
+    """W&B notes the words of the command; the address of a database among them may hold a password."""
+    words = sys.argv
+    sys.argv = [word for word in words if not word.startswith("search.storage=")]
+    try:
+        yield
+    finally:
+        sys.argv = words
+
+
 class Wandb(_Tracker):
     """A Weights & Biases run; a resumed run keeps its id."""
 
@@ -127,13 +143,14 @@ class Wandb(_Tracker):
         import wandb
 
         job = self._job
-        self._run = wandb.init(
-            dir=self._folder, id=self._id, resume="allow", mode="online" if self._mode == "online" else "offline",
-            project=job.tracking.project, entity=job.tracking.entity, config=job.tree, group=job.hash,
-            job_type=job.phase.value, tags=[job.name("scenario"), job.name("strategy")],
-            name=f"{job.name('scenario')}-{job.name('strategy')}-seed{job.seed}",
-            settings=wandb.Settings(silent=True, init_timeout=30, x_disable_stats=True),
-        )
+        with _public_words():
+            self._run = wandb.init(
+                dir=self._folder, id=self._id, resume="allow", mode="online" if self._mode == "online" else "offline",
+                project=job.tracking.project, entity=job.tracking.entity, config=job.tree, group=job.hash,
+                job_type=job.phase.value, tags=[job.name("scenario"), job.name("strategy")],
+                name=f"{job.name('scenario')}-{job.name('strategy')}-seed{job.seed}",
+                settings=wandb.Settings(silent=True, init_timeout=30, x_disable_stats=True),
+            )
         self._run.define_metric("train/*", step_metric="stream/step")
         self._run.define_metric("experience/*", step_metric="experience/index")
 

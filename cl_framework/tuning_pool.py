@@ -59,7 +59,7 @@ def attempt(task: Task, out: Path, command: str) -> Outcome:
     job = replace(from_tree(task.tree), experiences=task.experiences)
     while True:
         try:
-            return Outcome(task.key, summary=execute(job, out, command, Console(quiet=True)))
+            return Outcome(task.key, summary=execute(job, out, command, Console(quiet=True, markup=False)))
         except Busy:  # a process that a killed search left behind is about to finish it
             time.sleep(0.2)
         except Diverged as error:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cl_framework.configuration import hash_of
 from cl_framework.errors import ConfigError
+from cl_framework.plain_files import read_yaml
 from cl_framework.runs import RunFolder
 from cl_framework.trials import Score
 from cl_framework.winner import Made, alike, tree_of, trials_of
@@ -66,9 +65,9 @@ def _runs_in(folder: Path) -> dict[tuple[str, int], RunFolder]:
     found = {}
     for file in folder.glob("*/*/*/seed*/config.yaml"):
         try:
-            tree = yaml.safe_load(file.read_text())
+            tree = read_yaml(file)
             found[hash_of(tree), int(tree["seed"])] = RunFolder(file.parent)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             continue  # a damaged run shows nothing
     return found
 

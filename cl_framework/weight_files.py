@@ -119,6 +119,8 @@ def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
 
 def _content(path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError("it is a pipe or a device, and no file")
         content = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"there are no weights at {path}; put the file back, or give another file or "

@@ -70,7 +70,7 @@ def _execute_all(jobs: Sequence[Any], out: Path, command: Command, launcher: Lau
     from cl_framework.report import product_table, run_table
     from cl_framework.tracking import HINT, wandb_mode
 
-    console, progress = Console(), Console(stderr=True)
+    console, progress = Console(markup=False), Console(stderr=True, markup=False)
     if any(job.tracking.wandb == "auto" and wandb_mode("auto") == "disabled" for job in jobs):
         progress.print(HINT, highlight=False, soft_wrap=True)
     line = _line(command)
@@ -97,10 +97,9 @@ def _tune(command: Command, values: dict[str, list[Any]], launcher: Launcher) ->
     from cl_framework.tuning_table import time_text, trials_table
 
     out = Path(str(single(values, "out", "runs")))
-    console, progress = Console(), Console(stderr=True)
+    console, progress = Console(markup=False), Console(stderr=True, markup=False)
     made = plans(values, out)
-    line = _line(replace(command, values={key: given for key, given in command.values.items()
-                                          if key != "search.storage"}))  # its address may hold a password
+    line = _line(command)
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
     for plan in made:
@@ -129,9 +128,9 @@ def _evaluate(command: Command, values: dict[str, list[Any]], launcher: Launcher
     if "tuned" not in given:
         raise ConfigError("say which search: clf evaluate tuned=PATH of a best.yaml; `clf tune` prints its path")
     out = Path(str(given["out"])) if "out" in given else None
-    done = evaluate(Path(str(given["tuned"])), out, launcher.n_workers, _line(command), Console(stderr=True),
-                    has_defaults=_is(given, "defaults"))
-    Console().print(record_table(done.record))
+    done = evaluate(Path(str(given["tuned"])), out, launcher.n_workers, _line(command),
+                    Console(stderr=True, markup=False), has_defaults=_is(given, "defaults"))
+    Console(markup=False).print(record_table(done.record))
     print(f"{done.path}: {done.record['status']}\nnext: clf check protocol={done.path}")
     return 0
 
@@ -161,7 +160,7 @@ def _protocol(command: Command, values: dict[str, list[Any]], launcher: Launcher
     if _is(flags, "baselines"):
         values["strategy"] = with_baselines(values["strategy"], is_labelled=made[0].is_labelled)
         made = plans(values, out)
-    console, progress = Console(), Console(stderr=True)
+    console, progress = Console(markup=False), Console(stderr=True, markup=False)
     for note in (note for plan in made for note in plan.notes):
         progress.print(note, highlight=False, soft_wrap=True)
     path, compared = contest(made, launcher.n_workers, _line(command), progress, has_defaults=has_defaults)
@@ -175,8 +174,9 @@ def _protocol(command: Command, values: dict[str, list[Any]], launcher: Launcher
 
 
 def _line(command: Command) -> str:
-    """A command as it was given."""
-    return " ".join(["clf", command.verb, *(f"{key}={_text(values)}" for key, values in command.values.items())])
+    """A command as it was given, without the address of a database, which may hold a password."""
+    given = {key: values for key, values in command.values.items() if key != "search.storage"}
+    return " ".join(["clf", command.verb, *(f"{key}={_text(values)}" for key, values in given.items())])
 
 
 @contextmanager

@@ -8,7 +8,6 @@ Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261; doi 10.5281/zenodo.253596
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from cl_framework import DataError
 from cl_framework.files import write_json
+from cl_framework.plain_files import read_json
 
 _SHAPE = (32, 32, 3)
 
@@ -83,7 +83,7 @@ class CifarC:
                 if dtype.hasobject or is_fortran:
                     raise ValueError(f"it holds {dtype} in another order than expected")
                 return np.memmap(place.path, dtype, "c", file.tell(), shape)
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # numpy's readers fail in many ways
             raise DataError(f"{name} of {self.inner} is no plain array file, or cut short ({error})") from None
 
     def _place(self, name: str) -> _Place:
@@ -110,7 +110,7 @@ class CifarC:
         stat, note = packed.stat(), packed.with_name(f"{self.archive}.json")
         stamp = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "md5": self.md5}
         try:
-            if json.loads(note.read_text()) == stamp:
+            if read_json(note) == stamp:
                 return
         except (OSError, ValueError):
             pass

@@ -27,6 +27,7 @@ from cl_framework import DataError
 from cl_framework.errors import ClfError
 from cl_framework.files import write_json
 from cl_framework.places import Folder, Installed, Place, Wheel
+from cl_framework.plain_files import read_json
 from cl_framework.sources import cache_folder
 
 _TEST_EVERY = 5
@@ -78,7 +79,7 @@ class Corpus:
         cache = cache_folder() / f"{self.name}.texts.json"
         tried = []
         try:
-            return self._checked(_from_plain(json.loads(cache.read_text(encoding="utf-8"))))
+            return self._checked(_from_plain(read_json(cache)))
         except (OSError, ValueError, TypeError, KeyError, DataError) as error:
             tried.append(f"{cache}: {error}")
         for place in (Folder(str(cache_folder() / self.name), self.files), *self.places):

@@ -10,7 +10,6 @@ Twemoji (Twitter, CC BY 4.0), collected by Henderson, emoji-data.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cl_framework import DataError, Source
 from cl_framework.places import NpmPackage
+from cl_framework.plain_files import read_json
 
+from ._picture_files import picture
 from ._readers import Bytes
 
 CATEGORIES = ("Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body",
@@ -51,7 +52,7 @@ def read_emoji(folder: Path, *, vendor: str, key: str, classes: Sequence[str]) -
         DataError: one of them is damaged.
     """
     try:
-        table = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+        table = read_json(folder / "emoji.json")
         named = [(row[key], row["unified"], row["image"]) for row in table
                  if row[key] in classes and all(row[f"has_img_{each}"] for each in _VENDORS)]
     except (ValueError, KeyError, TypeError) as error:
@@ -72,15 +73,12 @@ def read_emoji(folder: Path, *, vendor: str, key: str, classes: Sequence[str]) -
 
 def _on_white(path: Path) -> Bytes:
     """A picture without its transparency, [3, 64, 64]."""
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGBA")
-    except (UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is no readable image ({error})") from None
-    if picture.size != (_SIDE, _SIDE):
-        raise DataError(f"{path} has {picture.size} pixels, expected {_SIDE}x{_SIDE}")
-    white = Image.new("RGBA", picture.size, "white")
-    return np.asarray(Image.alpha_composite(white, picture).convert("RGB")).transpose(2, 0, 1)
+    with picture(path, str(path)) as image:
+        drawn = image.convert("RGBA")
+    if drawn.size != (_SIDE, _SIDE):
+        raise DataError(f"{path} has {drawn.size} pixels, expected {_SIDE}x{_SIDE}")
+    white = Image.new("RGBA", drawn.size, "white")
+    return np.asarray(Image.alpha_composite(white, drawn).convert("RGB")).transpose(2, 0, 1)
 
 
 def _source(vendor: str, name: str, key: str, classes: tuple[str, ...], licence: str, description: str,

@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from cl_framework import DataError
+from cl_framework.machine import available_memory
 
+from ._picture_files import picture
 from ._readers import Bytes, check_md5
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+_MOST_OF_MEMBER = 64 << 20
 
 
 class Labelled(NamedTuple):
@@ -43,12 +47,9 @@ def decode(content: bytes, name: str, mode: str | None = None) -> Bytes:
     Raises:
         DataError: Pillow cannot read it.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            is_grey = image.mode in {"1", "L", "LA"}
-            pixels = np.asarray(image.convert(mode or ("L" if is_grey else "RGB")))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{name} is no readable image ({error})") from None
+    with picture(io.BytesIO(content), name) as image:
+        is_grey = image.mode in {"1", "L", "LA"}
+        pixels = np.asarray(image.convert(mode or ("L" if is_grey else "RGB")))
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
@@ -80,9 +81,16 @@ def read_tiny_imagenet(folder: Path, *, archive: str, inner: str, md5: Mapping[s
         try:
             with zipfile.ZipFile(file) as packed:
                 names = [name.removeprefix(f"{inner}/") for name in packed.namelist() if not name.endswith("/")]
-                return _tiny_imagenet(names, lambda name: packed.read(f"{inner}/{name}"))
-        except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+                return _tiny_imagenet(names, lambda name: _member(packed, f"{inner}/{name}"))
+        except (zipfile.BadZipFile, KeyError, EOFError, zlib.error, RuntimeError, ValueError) as error:
             raise DataError(f"{archive} is damaged or cut short ({error})") from None
+
+
+def _member(packed: zipfile.ZipFile, name: str) -> bytes:
+    """A file of a zip, whose declared size bounds what is unpacked."""
+    if packed.getinfo(name).file_size > _MOST_OF_MEMBER:
+        raise ValueError(f"{name} unpacks to {packed.getinfo(name).file_size:,} bytes")
+    return packed.read(name)
 
 
 def _tiny_imagenet(names: Sequence[str], read: Callable[[str], bytes]) -> dict[str, NDArray[Any]]:
@@ -115,7 +123,10 @@ def read_npz(path: Path) -> Labelled:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
+            _refuse_larger_than_memory(path, sum(entry.file_size for entry in file.zip.infolist()))
             arrays = {name: file[name] for name in file.files}
+    except DataError:
+        raise
     except Exception as error:  # numpy's and zip's readers fail in many ways
         is_pickled = "allow_pickle" in str(error) and path.suffix == ".npz"
         reason = "arrays of Python objects are refused" if is_pickled else "it is damaged, or of another kind"
@@ -130,6 +141,14 @@ def read_npz(path: Path) -> Labelled:
             raise DataError(f"{path} lacks the array {missing[0]!r}; write it with "
                             "np.savez(path, x=x, y=y) or np.savez(path, x=x, y=y, x_test=x_test, y_test=y_test)")
     return Labelled(arrays["x"], arrays["y"], arrays.get("x_test"), arrays.get("y_test"))
+
+
+def _refuse_larger_than_memory(path: Path, n_bytes: int) -> None:
+    """A small file may unpack to more than the machine has."""
+    free = available_memory()
+    if free is not None and n_bytes > free:
+        raise DataError(f"{path} unpacks to {n_bytes:,} bytes, and {free:,} bytes of memory are free; give fewer rows, "
+                        "or a machine with more memory")
 
 
 def read_image_folder(path: Path) -> Labelled:

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cl_framework import DataError
 from cl_framework.sources import cache_folder
 
+from ._picture_files import picture
 from ._readers import Bytes
 
 PUBLISHED = {"train": (732, 1300), "val": (50, 50)}
@@ -83,11 +84,8 @@ def _decoded(paths: Sequence[Path], side: int) -> Bytes:
     """The images as uint8 [N, 3, side, side], mapped from a file that ends with the array."""
     with tempfile.TemporaryFile(dir=cache_folder()) as file:
         for path in paths:
-            try:
-                with Image.open(path) as image:
-                    pixels = middle(image, side)
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-                raise DataError(f"{path} is no readable image ({error})") from None
+            with picture(path, str(path)) as image:
+                pixels = middle(image, side)
             file.write(pixels.tobytes())
         file.flush()
         return np.memmap(file, np.uint8, "r", shape=(len(paths), 3, side, side))

@@ -57,7 +57,7 @@ FASHION_MNIST = Source(
     read=read_mnist, files=_IDX_FILES,
     places=(Folder("/usr/share/datasets/fashion-mnist", _IDX_FILES),
             DebianPackage("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
-            Url("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", _IDX)),
+            Url("https://storage.googleapis.com/tensorflow/tf-keras-datasets/", _IDX)),
     n_classes=10, mean=(0.2860,), std=(0.3530,),
     class_names=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
                  "Ankle boot"),
@@ -127,7 +127,7 @@ TINY_IMAGENET = Source(
     name="tiny_imagenet", description="110,000 photographs, 64x64 RGB, 200 classes of ImageNet",
     read=partial(_read_tiny, md5=_TINY_MD5), lenient=partial(_read_tiny, md5={}),
     files=("tiny-imagenet-200", "tiny-imagenet-200.zip"),
-    places=(Url("http://cs231n.stanford.edu/", ("tiny-imagenet-200.zip",), _TINY_MD5),),
+    places=(Url("https://cs231n.stanford.edu/", ("tiny-imagenet-200.zip",), _TINY_MD5),),
     n_classes=200, mean=(0.4802, 0.4481, 0.3975), std=(0.2770, 0.2691, 0.2821), augment="crop_flip",
     licence="ImageNet's terms: non-commercial research",
     hint="the official tiny-imagenet-200.zip, or the folder tiny-imagenet-200 from inside it,")

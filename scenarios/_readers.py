@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import pickle
+import math
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,41 +23,27 @@ from numpy.typing import NDArray
 
 from cl_framework import DataError
 
+from ._pickles import read_batch
+
 Bytes = NDArray[np.uint8]
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in a pickle of protocol 2."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding}, which no CIFAR file needs")
-    return text.encode("latin1")
-
-
-def _from_buffer(buffer: bytes, kind: np.dtype[Any], shape: tuple[int, ...], order: str) -> NDArray[Any]:
-    """How numpy writes a contiguous array in a pickle of protocol 5."""
-    return np.frombuffer(buffer, kind).reshape(shape, order="C" if order == "C" else "F")
-
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("_codecs", "encode"): _latin1,
-}
-"""What a pickle of numpy arrays needs: of Python 2's numpy, and of any protocol of today's."""
+_MOST_AXES = 32
+_MOST_MEMBERS = 8
+_MOST_BYTES = 1 << 29
+"""Of one file once it is unpacked; the largest of these data sets has 155 MB."""
 
 
 def gunzip(path: Path) -> bytes:
     """The contents of a .gz file."""
     try:
         with gzip.open(path) as file:
-            return file.read()
+            content = file.read(_MOST_BYTES + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged or cut short ({error})") from None
+    if len(content) > _MOST_BYTES:
+        raise DataError(f"{path} unpacks to more than {_MOST_BYTES:,} bytes, which none of these data sets has")
+    return content
 
 
 def read_idx(path: Path) -> Bytes:
@@ -76,8 +62,8 @@ def read_idx(path: Path) -> Bytes:
         raise DataError(f"{path} is no idx file of unsigned bytes: it starts with {content[:4].hex()}")
     start = 4 + 4 * content[3]
     shape = [int.from_bytes(content[at:at + 4], "big") for at in range(4, start, 4)]
-    expected = start + int(np.prod(shape))
-    if len(content) != expected:
+    expected = start + math.prod(shape)
+    if len(content) != expected or not shape or len(shape) > _MOST_AXES:
         raise DataError(f"{path} is damaged or cut short: {len(content)} bytes, its header says {expected}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -86,9 +72,11 @@ def read_mnist(folder: Path) -> dict[str, NDArray[Any]]:
     """The four idx(.gz) files of MNIST and its drop-in replacements, images as [N, 1, 28, 28]."""
     arrays: dict[str, NDArray[Any]] = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
-        arrays[f"{split}_x"] = images[:, None]
-        arrays[f"{split}_y"] = read_idx(folder / f"{prefix}-labels-idx1-ubyte").astype(np.int64)
+        images, labels = (read_idx(folder / f"{prefix}-{name}-ubyte") for name in ("images-idx3", "labels-idx1"))
+        if images.ndim != 3 or labels.ndim != 1:
+            raise DataError(f"the {prefix} files of {folder} have shapes {images.shape} and {labels.shape}; expected "
+                            "images [N, H, W] and labels [N]")
+        arrays[f"{split}_x"], arrays[f"{split}_y"] = images[:, None], labels.astype(np.int64)
     return arrays
 
 
@@ -100,11 +88,14 @@ def read_digits(folder: Path) -> dict[str, NDArray[Any]]:
     """
     path = folder / "digits.csv.gz"
     try:
-        table = np.loadtxt(io.BytesIO(gunzip(path)), delimiter=",", ndmin=2)
+        lines = gunzip(path).decode("ascii").splitlines()
+        table = np.array([[float(cell) for cell in line.split(",")] for line in lines])
     except ValueError as error:
         raise DataError(f"{path} is damaged or cut short ({error})") from None
-    if table.shape[1] != 65:
-        raise DataError(f"{path} has {table.shape[1]} columns, expected 64 pixels and a label")
+    if table.ndim != 2 or table.shape[1] != 65:
+        raise DataError(f"{path} has no table of 64 pixels and a label, but one of shape {table.shape}")
+    if not ((table >= 0) & (table <= 16)).all():
+        raise DataError(f"{path} holds numbers outside 0 to 16")
     images = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = table[:, 64].astype(np.int64)
     is_test = np.zeros(len(labels), dtype=bool)
@@ -112,15 +103,6 @@ def read_digits(folder: Path) -> dict[str, NDArray[Any]]:
         is_test[np.flatnonzero(labels == label)[4::5]] = True
     return {"train_x": images[~is_test], "train_y": labels[~is_test],
             "test_x": images[is_test], "test_y": labels[is_test]}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and plain data, and refuses everything else: unpickling may otherwise run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
-        return _ALLOWED[module, name]
 
 
 def check_md5(content: bytes, name: str, md5: Mapping[str, str]) -> None:
@@ -170,9 +152,11 @@ def _members(packed: bytes, archive: str, wanted: Mapping[str, str]) -> dict[str
     try:
         with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:
             for member in tar:
-                if member.name in wanted and (file := tar.extractfile(member)) is not None:
+                if max(member.size, member.offset // _MOST_MEMBERS) > _MOST_BYTES:
+                    raise ValueError(f"{member.name} unpacks to {member.size:,} bytes")
+                if member.name in wanted and member.isreg() and (file := tar.extractfile(member)) is not None:
                     contents[wanted[member.name]] = file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except Exception as error:  # tar's and gzip's readers fail in many ways
         raise DataError(f"{archive} is damaged or cut short ({error})") from None
     missing = sorted(set(wanted.values()) - set(contents))
     if missing:
@@ -183,12 +167,10 @@ def _members(packed: bytes, archive: str, wanted: Mapping[str, str]) -> dict[str
 def _cifar_batch(content: bytes, name: str, labels: str) -> tuple[Bytes, NDArray[np.int64]]:
     """Images [N, 3, 32, 32] and labels of one batch; it was pickled by Python 2, hence latin-1."""
     try:
-        loaded = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
-        batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in loaded.items()}
-        rows, targets = batch["data"], np.asarray(batch[labels], dtype=np.int64)
+        rows, targets = read_batch(content, labels)
         images = rows.reshape(len(targets), 3, 32, 32)
     except Exception as error:  # a damaged pickle may fail in any way
-        raise DataError(f"{name} is no CIFAR batch, or damaged ({error})") from None
+        raise DataError(f"{name} is no CIFAR batch, or damaged ({str(error)[:200]})") from None
     if images.dtype != np.uint8:
         raise DataError(f"{name} holds {images.dtype} pixels, expected uint8")
     return images, targets

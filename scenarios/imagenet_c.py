@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from cl_framework import ConfigError, DataError, Need, bounded
@@ -22,6 +22,7 @@ from cl_framework.sources import ImageSet, cache_folder
 from ._corruption_streams import CorruptionStreams
 from ._cut import Labelled
 from ._kept import kept
+from ._picture_files import picture
 
 _GROUPS = ("", "noise", "blur", "weather", "digital", "extra")
 """The archives of the publication unpack to such folders; the corruptions may lie in them or beside them."""
@@ -99,11 +100,8 @@ class ImageNetC(CorruptionStreams):
 
 def _pixels(path: Path) -> np.ndarray:
     """An image as uint8 [3, 224, 224]; one of another size is shrunk and its middle cut out."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is no readable image ({error})") from None
+    with picture(path, str(path)) as file:
+        image = file.convert("RGB")
     if image.size != (_SIDE, _SIDE):
         scale = _SHRUNK / min(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cl_framework import ConfigError, Dataset, Need, Phase, Setting, Stream
 from cl_framework.checks import parametrize_with_checks
+from cl_framework.errors import PluginError
 from cl_framework.places import Folder
 from cl_framework.registry import load
 from cl_framework.scenarios.domain_sequence import DomainSequence
@@ -191,7 +192,7 @@ def test_unknown_and_unfit_image_sets() -> None:
         Permuted(images="mnits").open(Phase.SINGLE, None)
     with pytest.raises(ConfigError, match=r"holds rows of shape \(4,\), not images; take one such as mnist"):
         Permuted(images=f"{__name__}:VECTORS").open(Phase.SINGLE, None)
-    with pytest.raises(ConfigError, match=r"expected a cl_framework\.Source"):
+    with pytest.raises(PluginError, match=r"expected a cl_framework\.Source"):
         Permuted(images=f"{__name__}:SMALL").open(Phase.SINGLE, None)
     with pytest.raises(ConfigError, match="leave no range"):
         Rotated(images="digits", min_angle=10, max_angle=10).open(Phase.SINGLE, None)

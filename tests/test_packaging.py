@@ -27,7 +27,7 @@ def test_the_wheel_holds_exactly_the_tree(tmp_path):
     wheel = next(tmp_path.glob("*.whl"))
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     tree = {f"{home}/{file.relative_to(ROOT / folder)}" for folder, home in HOMES.items()
-            for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".yaml", ".typed")}
+            for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".yaml", ".typed", ".html", ".css", ".js")}
     assert inside == tree
 
 
