@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging kills bench page clean
+.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging kills fuzz bench page clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -49,6 +49,10 @@ merging: .venv/ready  ## merging on MiniLM and EfficientNet-lite0 (hours on two 
 
 kills: .venv/ready  ## 40 kills at random moments, each taken up again
 	@$(BIN)/python benchmarks/kills.py
+
+fuzz: .venv/ready  ## 100,000 command lines and 21,000 damaged files
+	@$(BIN)/python benchmarks/faults/fuzz_commands.py
+	@$(BIN)/python benchmarks/faults/fuzz_files.py
 
 bench: .venv/ready  ## speed beside a bare loop and Avalanche, in one process
 	@$(BIN)/python benchmarks/throughput.py

@@ -37,6 +37,7 @@ from cl_framework.protocol import run_stream
 from cl_framework.record import AccuracyMatrix
 from cl_framework.runs import RunFolder, Writer
 from cl_framework.scenarios import _folders, _readers
+from cl_framework.scenarios._cifar_c import CifarC
 from cl_framework.scenarios._folders import decode, read_npz, read_tiny_imagenet
 from cl_framework.scenarios._readers import gunzip, read_cifar
 from cl_framework.strategy import Strategy
@@ -372,6 +373,16 @@ def test_what_is_unpacked_is_bounded(tmp_path, monkeypatch):
         read_tiny_imagenet(tmp_path, archive="t.zip", inner="t", md5={})
 
 
+@pytest.mark.parametrize("change", [(b"(5,", b"(5("), (b"(5,", b"(-1"), (b"|u1", b"|O4"), (b"(5,", b"(5" + b"9" * 17)])
+def test_an_array_file_has_a_plain_header(tmp_path, change):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "fog.npy", np.zeros((5, 32, 32, 3), np.uint8))
+    content = (tmp_path / "in" / "fog.npy").read_bytes()
+    (tmp_path / "in" / "fog.npy").write_bytes(content.replace(*change, 1))
+    with pytest.raises(DataError, match=r"fog\.npy of in is"):
+        CifarC(folder=tmp_path, inner="in", archive="a.tar", md5="").images("fog", 1, 1)
+
+
 def test_a_link_in_an_archive_leads_nowhere(tmp_path):
     (tmp_path / "secret").write_bytes(pickle.dumps({"data": ROWS, "labels": [0, 1]}))
     with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as tar:
@@ -530,6 +541,11 @@ def test_a_spoiled_checkpoint_ends_in_a_sentence(tmp_path, change):
     with pytest.raises(CheckpointError, match="does not fit the run"):
         run_stream(Strategy(), stream, toy_model(stream), recipe=replace(recipe, reset_optimizer=False),
                    vault=Vault(tmp_path / "b", "me"))
+
+
+def test_a_kind_is_a_word(capsys):
+    assert cli.main(["list", "kind=[1]"]) == 2
+    assert "unknown kind '[1]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["published: 5", "published: er", "published: [1, a]", BOMB, "[" * 50_000, "5",
