@@ -11,17 +11,19 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from cl_framework.errors import ConfigError
+from cl_framework.errors import ClfError, ConfigError
 from cl_framework.search import Space, draw
 from cl_framework.seeding import derive
 from cl_framework.trials import Score, State, Trial
@@ -34,6 +36,30 @@ STALE = 120.0
 _STATES: dict[State, TrialState] = {"waiting": TrialState.WAITING, "running": TrialState.RUNNING,
                                     "complete": TrialState.COMPLETE, "failed": TrialState.COMPLETE,
                                     "pruned": TrialState.PRUNED}
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _reached(method: Callable[Concatenate[Ledger, _P], _T]) -> Callable[Concatenate[Ledger, _P], _T]:
+    """A storage that is lost on the way ends the search with what to do."""
+    @wraps(method)
+    def kept(ledger: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(ledger, *args, **kwargs)
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
+            raise ClfError(f"the study in {ledger.where} was lost on the way ({_shown(error)}); finished runs are "
+                           "kept. When it can be reached again, give the same command") from error
+
+    return kept
+
+
+def _shown(error: Exception) -> str:
+    """The first line of an error, and of the one behind it."""
+    behind = error.__cause__ or error.__context__
+    lines = [(str(each).strip() or type(each).__name__).splitlines()[0] for each in (error, behind) if each is not None]
+    return ": ".join(dict.fromkeys(lines))
 
 
 class Ledger:
@@ -55,7 +81,7 @@ class Ledger:
     def __init__(self, name: str, space: Space, folder: Path, storage: str | None, holder: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._holder, self._name = space, holder, name
-        self._where = str(folder / JOURNAL) if storage is None else public(storage)
+        self.where = str(folder / JOURNAL) if storage is None else public(storage)
         self._elsewhere = "out=DIR" if storage is None else "search.storage"
         self._axes: dict[str, BaseDistribution] = {
             key: CategoricalDistribution([_plain(value) for value in grid])
@@ -66,12 +92,12 @@ class Ledger:
                                               load_if_exists=True)
             self._id = self._storage.get_study_id_from_name(name)
         except Exception as error:  # SQLAlchemy, its drivers and Optuna raise dozens of kinds
-            shown = (str(error).strip() or type(error).__name__).splitlines()[0]
-            shown = shown if storage is None else shown.replace(storage, self._where)
-            raise ConfigError(f"the study cannot be kept in search.storage={self._where}: {shown}; "
+            shown = _shown(error) if storage is None else _shown(error).replace(storage, self.where)
+            raise ConfigError(f"the study cannot be kept in search.storage={self.where}: {shown}; "
                               "check the address and its driver, or leave search.storage out for a file"
                               ) from error
 
+    @_reached
     def begin_on(self, data: Mapping[str, str]) -> None:
         """Note the data that the scores belong to; later starts must have the same.
 
@@ -85,9 +111,10 @@ class Ledger:
         if known is None:
             self._study.set_user_attr("data", dict(data))
         elif known != dict(data):
-            raise ConfigError(f"the search in {self._where} was begun on other data ({known}, now {dict(data)}); put "
+            raise ConfigError(f"the search in {self.where} was begun on other data ({known}, now {dict(data)}); put "
                               f"the old files back, or begin a new search with another {self._elsewhere}")
 
+    @_reached
     def put_down(self, draws: Iterable[Mapping[str, Any]]) -> None:
         """Write down the trials that are not there yet, in order; those that are there stay as they are."""
         there = self._frozen()
@@ -97,6 +124,7 @@ class Ledger:
                     state=TrialState.WAITING, distributions=self._axes, user_attrs={"trial": number},
                     params={key: _plain(value) for key, value in values.items()}))
 
+    @_reached
     def ask(self, strategy: str) -> int:
         """A new trial whose values the Parzen estimator proposes; it is running from then on.
 
@@ -112,6 +140,7 @@ class Ledger:
         self._sign(trial.number)
         return number
 
+    @_reached
     def claim(self, number: int) -> bool:
         """Take a trial that waits, or one whose process died; whether it is ours now."""
         found = self._frozen()[number]
@@ -124,17 +153,20 @@ class Ledger:
         self._sign(found.number)
         return True
 
+    @_reached
     def beat(self, numbers: Iterable[int]) -> None:
         """Give a sign of life of the trials that run here."""
         for number in numbers:
             self._sign(self._frozen()[number].number)
 
+    @_reached
     def record(self, number: int, seed: int, score: Score) -> None:
         """Write down a seed's score as soon as it is known."""
         found = self._frozen()[number]
         if not found.state.is_finished():
             self._storage.set_trial_user_attr(self._trial_id(found.number), f"seed {seed}", _stored(score))
 
+    @_reached
     def end(self, number: int, state: State, mean: float) -> None:
         """Close a trial; a second time changes nothing."""
         found = self._frozen()[number]
@@ -143,12 +175,14 @@ class Ledger:
             self._storage.set_trial_user_attr(trial_id, "state", state)
             self._storage.set_trial_state_values(trial_id, _STATES[state], [mean])
 
+    @_reached
     def spend(self, seconds: float) -> float:
         """Add to the wall-clock time of the search, over all its starts; the sum."""
         total = float(self._study.user_attrs.get("wall_seconds", 0.0)) + seconds
         self._study.set_user_attr("wall_seconds", total)
         return total
 
+    @_reached
     def trials(self) -> dict[int, Trial]:
         """Every trial by its number, as the storage has it now."""
         return {number: self._trial(number, found) for number, found in sorted(self._frozen().items())}

@@ -2,10 +2,11 @@
 
 import json
 import math
+import sqlite3
 
 import pytest
 
-from cl_framework.errors import ConfigError
+from cl_framework.errors import ClfError, ConfigError
 from cl_framework.search import Space, draw
 from cl_framework.study import JOURNAL, STALE, Ledger
 from cl_framework.trials import Score
@@ -152,3 +153,18 @@ def test_a_storage_that_cannot_be_reached(tmp_path, storage):
     with pytest.raises(ConfigError, match=r"the study cannot be kept in search\.storage=") as caught:
         ledger(tmp_path, storage=storage)
     assert "secret" not in str(caught.value) and "leave search.storage out" in str(caught.value)
+
+
+def test_a_database_that_is_lost_on_the_way(tmp_path):
+    """The tables go while the search runs; with a new, empty database the study cannot pretend that nothing was."""
+    path = tmp_path / "study.db"
+    held = ledger(tmp_path, storage=f"sqlite:///{path}")
+    held.put_down(DRAWS)
+    held.claim(0)
+    with sqlite3.connect(path) as database:
+        for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            database.execute(f"drop table {table}")
+    for act in (lambda: held.record(0, 0, score(0.5)), lambda: held.end(0, "complete", 0.5), lambda: held.claim(1),
+                held.trials, lambda: held.put_down(DRAWS)):
+        with pytest.raises(ClfError, match=r"was lost on the way .*no such table.* give the same command"):
+            act()
