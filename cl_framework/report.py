@@ -179,7 +179,8 @@ def _tables(found: Sequence[Group], measure: Measure, against: str | None, *, is
             yield Text("")
     over = "runs" if any(isinstance(each.order_seed, tuple) for each in found) else "seeds"
     what = " and ".join("accuracies" if is_labelled(part) else "errors and forgetting" for part in parts(found))
-    yield Text(f"{what} in %, mean ± sample standard deviation over n {over}; 95 %: Student's interval of the mean")
+    interval = "; 95 %: Student's interval of the mean" if any(each.n > 1 for each in found) else ""
+    yield Text(f"{what} in %, mean ± sample standard deviation over n {over}{interval}")
 
 
 def warnings(found: Sequence[Group]) -> list[str]:
