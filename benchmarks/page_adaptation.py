@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from scipy.special import stdtrit
@@ -35,7 +35,7 @@ batches of 100 rows once, before it learns from them; it is told neither labels 
 hyperparameters are the defaults, those of the papers, which were chosen for larger networks: nothing was tuned.
 *Error* is the mean share of wrong answers in percent, with Student's 95 % interval; *calibration* the expected
 calibration error; *forgets* what clean images lose in accuracy; *time* is beside `source`, which learns nothing,
-taken on shared cores under changing load, so that it tells orders of magnitude;
+the median run on shared cores under changing load, so that it tells orders of magnitude;
 *keeps* is what a strategy stores, as a multiple of the network's own weights. Rows with a dash are parts of `psmt
 paper`. `cotta` and `psmt paper` average their teacher over 4 random views of an image where the papers have 32; these
 networks were trained without shifts and mirroring, so views change brightness, contrast and sharpness alone.""", ""]
@@ -62,7 +62,7 @@ def _table(record: dict[str, Any], over: str, file: str) -> list[str]:
 def _figures(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line a strategy, best first."""
     has_rounds = any(len(row["rounds"]) > 1 for row in rows)
-    still = mean(next(row for row in rows if row["row"] == "source")["metrics"]["train_seconds"])
+    still = median(next(row for row in rows if row["row"] == "source")["metrics"]["train_seconds"])
     heads = ["error", "95 %", *(["last round less first"] if has_rounds else []), "calibration", "forgets", "time",
              "keeps"]
     lines = [f"| strategy | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
@@ -70,7 +70,7 @@ def _figures(rows: Sequence[dict[str, Any]]) -> list[str]:
         own = row["metrics"]
         cells = [_percent(own["online_error"]), _interval(own["online_error"]),
                  *([f"{100 * mean(own['collapse']):+.1f}"] if has_rounds else []), _percent(own["calibration_error"]),
-                 f"{100 * mean(own['source_forgetting']):+.1f}", f"{mean(own['train_seconds']) / still:.1f}",
+                 f"{100 * mean(own['source_forgetting']):+.1f}", f"{median(own['train_seconds']) / still:.1f}",
                  f"{mean(own['memory_bytes']) / (4 * mean(own['n_parameters'])):.1f}"]
         lines.append(f"| {row['row']} | {' | '.join(cells)} |")
     return lines
