@@ -126,15 +126,12 @@ def projected(update: Tensor, basis: Basis, r: int, reading: Reading = "code") -
     u, _, v = basis
     matrix = update.to(u)
     left = u.mT @ matrix
-    diagonal = (left * v.mT).sum(1, keepdim=True)
-    taken = diagonal * v.mT
+    taken = torch.empty_like(left)
+    taken[r:] = (left[r:] * v[:, r:].mT).sum(1, keepdim=True) * v[:, r:].mT
     if reading == "code":
         taken[:r] = left[:r] @ v[:, :r] @ v[:, :r].mT
-    else:
-        taken[:r] = left[:r]
-        across = matrix @ v[:, :r]
-        across -= u[:, :r] @ (left[:r] @ v[:, :r])
-    rest = matrix - u @ taken
-    if reading == "paper":
-        rest -= across @ v[:, :r].mT
+        return torch.addmm(matrix, u, taken, alpha=-1).to(update)
+    taken[:r] = left[:r]
+    across = torch.addmm(matrix @ v[:, :r], u[:, :r], left[:r] @ v[:, :r], alpha=-1)
+    rest = torch.addmm(matrix, u, taken, alpha=-1).addmm_(across, v[:, :r].mT, alpha=-1)
     return rest.to(update)
