@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_framework.types import Inputs
@@ -53,22 +52,27 @@ def crop_flip(images: Tensor, pad: int = 4, *, flips: bool = True) -> Tensor:
     """Shift each image by up to `pad` pixels (zeros come in) and mirror half of them, unless `flips` is false.
 
     Offsets are uniform on {0, ..., 2 pad} in each direction and independent of the mirroring, as with
-    RandomCrop(padding) and RandomHorizontalFlip; one gather for the whole batch.
+    RandomCrop(padding) and RandomHorizontalFlip. A shifted image is one run of the padded image's bytes, whose rows are
+    longer than wanted: so a batch is copied by one `index_select` of long rows, not pixel by pixel.
 
     Args:
         images: [B, C, H, W], any dtype.
     """
-    n, _, height, width = images.shape
+    n, n_channels, height, width = images.shape
     device = images.device
-    padded = F.pad(images, (pad, pad, pad, pad))
-    top = torch.randint(0, 2 * pad + 1, (n, 1), device=device)
-    left = torch.randint(0, 2 * pad + 1, (n, 1), device=device)
-    columns = torch.arange(width, device=device).expand(n, width)
+    high, wide = height + 2 * pad, width + 2 * pad
+    run = n_channels * high * wide
+    top = torch.randint(0, 2 * pad + 1, (n,), device=device)
+    left = torch.randint(0, 2 * pad + 1, (n,), device=device)
+    store = images.new_zeros(2 if flips else 1, n, run + 2 * pad * (wide + 1))
+    padded = store[:, :, :run].view(len(store), n, n_channels, high, wide)[..., pad:pad + height, pad:pad + width]
+    padded[0] = images
+    places = torch.arange(n, device=device)
     if flips:
-        is_flipped = torch.rand(n, 1, device=device) < 0.5
-        columns = torch.where(is_flipped, width - 1 - columns, columns)
-    columns = columns + left
-    rows = torch.arange(height, device=device) + top
-    batch = torch.arange(n, device=device).view(n, 1, 1)
-    picked = padded.permute(0, 2, 3, 1)[batch, rows.unsqueeze(2), columns.unsqueeze(1)]
-    return picked.permute(0, 3, 1, 2).contiguous()
+        padded[1] = images.flip(3)
+        is_flipped = torch.rand(n, device=device) < 0.5
+        places = places + n * is_flipped
+        left = torch.where(is_flipped, 2 * pad - left, left)
+    runs = store.view(-1).as_strided((max(store.numel() - run + 1, 0), run), (1, 1))
+    picked = runs.index_select(0, places * store.shape[2] + top * wide + left)
+    return picked.view(n, n_channels, high, wide)[..., :height, :width].contiguous()
