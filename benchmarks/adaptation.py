@@ -40,8 +40,8 @@ ROWS = {
     "- mask reversed": [*PAPER, "strategy.psmt.mask=least"],
 }
 """What is compared, by its name in the tables; the last four are parts of `psmt paper`."""
-COMMON = ["scenario=corrupted", "scenario.batch_size=100", "launcher=local", "workers=2", "track.wandb=disabled"]
-CNN = ["model=cnn", "train.epochs=3", "seed=0..4"]
+COMMON = ["scenario=corrupted", "launcher=local", "workers=2", "track.wandb=disabled"]
+CNN = ["scenario.batch_size=100", "model=cnn", "train.epochs=3", "seed=0..4"]
 SLIM = ["model=slim_resnet18", "train.epochs=1", "scenario.source_seed=0", "order_seed=0..4"]
 """One source model, five orders of the corruptions: its training takes minutes."""
 BOTH, FASHION = "scenario.dataset=fashion_mnist,mnist", "scenario.dataset=fashion_mnist"
@@ -49,8 +49,8 @@ TABLES = {
     "continual_cnn": [*CNN, BOTH, "scenario.n_images=500"],
     "gradual_cnn": [*CNN, BOTH, "scenario.n_images=100", "scenario.stream=gradual"],
     "rounds_cnn": [*CNN, FASHION, "scenario.n_images=100", "scenario.rounds=10"],
-    "continual_slim": [*SLIM, BOTH, "scenario.n_images=100"],
-    "gradual_slim": [*SLIM, FASHION, "scenario.n_images=100", "scenario.stream=gradual"],
+    "continual_slim": ["scenario.batch_size=100", *SLIM, BOTH, "scenario.n_images=100"],
+    "gradual_slim": ["scenario.batch_size=50", *SLIM, FASHION, "scenario.n_images=50", "scenario.stream=gradual"],
 }
 
 
