@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
@@ -40,16 +41,19 @@ class Vault:
         return sorted((path for path in self.folder.glob("*-*-*.pt") if path.is_file()), reverse=True)
 
     def save(self, state: dict[str, Any], experience: int, step: int) -> Path:
-        """Write a checkpoint, then drop all but the newest two.
+        """Write a checkpoint, then drop what it replaces, those of the same step, and all but the newest two.
 
         Raises:
             ClfError: the disk is full; earlier checkpoints are intact.
         """
         buffer = io.BytesIO()
-        torch.save({**state, "owner": self.owner}, buffer)
+        torch.save({**_owned(state), "owner": self.owner}, buffer)
         content = buffer.getvalue()
         path = self.folder / f"{experience:05d}-{step:010d}-{_digest(content)}.pt"
         write_atomic(path, content)
+        replaced = {*self.folder.glob(f"{experience:05d}-{step:010d}-*.pt")} - {path}
+        for old in replaced:
+            old.unlink(missing_ok=True)
         for old in self.files()[_KEPT:]:
             old.unlink(missing_ok=True)
         return path
@@ -103,6 +107,17 @@ def fitting() -> Iterator[None]:
         raise CheckpointError("the newest checkpoint does not fit the run, another clf or somebody else has written it "
                               f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); remove the folder "
                               "checkpoints of the run to start over") from error
+
+
+def _owned(value: Any) -> Any:
+    """The same, every tensor with a memory of its own: with a slice, all that it is cut from would be written."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
+    if isinstance(value, dict):
+        owned = copy.copy(value)
+        owned.update({name: _owned(part) for name, part in value.items()})
+        return owned
+    return type(value)(map(_owned, value)) if isinstance(value, list | tuple) else value
 
 
 def _digest(content: bytes) -> str:
