@@ -14,8 +14,9 @@ from torch import Tensor
 
 from cl_framework.data import Dataset
 from cl_framework.errors import Diverged
-from cl_framework.evaluate import answer_online
+from cl_framework.evaluate import answer, answer_online
 from cl_framework.models import Model
+from cl_framework.nonfinite import Skips, Snapshot
 from cl_framework.observer import Cursor
 from cl_framework.registry import plugins
 from cl_framework.strategy import Strategy
@@ -83,7 +84,7 @@ def weight_limit(model: Model) -> float:
 
 
 def adapt(strategy: Strategy, model: Model, data: Dataset, batch_size: int, cursor: Cursor, tally: Tally, limit: float,
-          on_chunk: Callable[[Sequence[float]], None]) -> None:
+          on_chunk: Callable[[Sequence[float]], None], skips: Skips | None = None) -> None:
     """Meet the rows in their order, from `cursor.step` on; the strategy gets rows and no labels.
 
     Args:
@@ -91,24 +92,38 @@ def adapt(strategy: Strategy, model: Model, data: Dataset, batch_size: int, curs
         tally: what counts the answers.
         limit: of the largest |weight|, see `weight_limit`.
         on_chunk: called after some batches with the share of wrong answers of each, when nothing is in flight.
+        skips: where batches are noted that are answered and not adapted to, as that would diverge; None stops there.
 
     Raises:
         Diverged: an answer is not finite, or the weights exploded.
     """
     n_steps = -(-len(data) // batch_size)
     while cursor.step < n_steps:
-        errors, finite, largest = [], [], []
-        for step in range(cursor.step, min(cursor.step + _CHUNK, n_steps)):
-            rows = torch.arange(step * batch_size, min((step + 1) * batch_size, len(data)), device=data.device)
-            batch = data.take(rows)
-            logits = answer_online(strategy, model, Batch(move(batch.raw, model.device), batch.x, batch.y))
-            finite.append(logits.isfinite().all())
-            errors.append(tally.add(logits, batch.y.to(logits.device)).double().mean())
-            largest.append(largest_weight(model))
-        is_answered, is_bounded = torch.stack(finite), torch.stack(largest) <= limit
-        if not bool((is_answered & is_bounded).all()):
-            what = _what_diverged(is_answered.tolist(), is_bounded.tolist(), cursor)
-            raise Diverged(f"{what}; the run stops and its last good checkpoint is kept. Try {lower_rate(strategy)}")
+        steps, left_out = range(cursor.step, min(cursor.step + _CHUNK, n_steps)), set[int]()
+        before = None if skips is None else (Snapshot(model, strategy, None, cursor), tally.state_dict())
+        while True:
+            errors, finite, largest = [], [], []
+            for step in steps:
+                rows = torch.arange(step * batch_size, min((step + 1) * batch_size, len(data)), device=data.device)
+                batch = data.take(rows)
+                batch = Batch(move(batch.raw, model.device), batch.x, batch.y)
+                logits = (answer if step in left_out else answer_online)(strategy, model, batch)
+                finite.append(logits.isfinite().all())
+                errors.append(tally.add(logits, batch.y.to(logits.device)).double().mean())
+                largest.append(largest_weight(model))
+            is_answered, is_bounded = torch.stack(finite), torch.stack(largest) <= limit
+            if bool((is_answered & is_bounded).all()):
+                break
+            worst = (is_answered & is_bounded).tolist().index(False)
+            if skips is None or before is None or steps[worst] in left_out:
+                what = _what_diverged(is_answered.tolist(), is_bounded.tolist(), cursor)
+                raise Diverged(f"{what}; the run stops and its last good checkpoint is kept. Try "
+                               f"{lower_rate(strategy)}")
+            before[0].put_back()
+            tally.load_state_dict(before[1])
+            what = _what_diverged(is_answered[: worst + 1].tolist(), is_bounded[: worst + 1].tolist(), cursor)
+            skips.note(cursor.stream_step + worst + 1, what)
+            left_out.add(steps[worst])
         cursor.step += len(errors)
         cursor.stream_step += len(errors)
         on_chunk(torch.stack(errors).tolist())

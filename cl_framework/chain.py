@@ -53,6 +53,7 @@ class Chain(Strategy):
         self._penalties = [part for part in self._parts if defines(part, "penalty")]
         self.needs = frozenset(need for part in self._parts for need in part.needs)  # type: ignore[misc]
         self.makes_experts = any(part.makes_experts for part in self._parts)  # type: ignore[misc]
+        self.speaks = all(part.speaks for part in self._parts)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self._parts))})"
@@ -174,6 +175,10 @@ class Chain(Strategy):
                 else:
                     merged[name if counts[name] == 1 else f"{label}/{name}"] = value
         return merged
+
+    def documents(self) -> Mapping[str, Any]:
+        """The documents of all parts; one of a name that two have is the later part's."""
+        return {name: document for part in self._parts for name, document in part.documents().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each part, under its position and name."""

@@ -5,7 +5,8 @@ task is told those of experience j alone:
 
     R[i, j] = 1 / |C_0 u ... u C_i|,   with task labels   R[i, j] = 1 / |C_j|
 
-(van de Ven and Tolias 2019, Three Scenarios for Continual Learning). The chance level of a metric is what it makes of
+(van de Ven and Tolias 2019, Three Scenarios for Continual Learning). Of texts it is what their test set says: whoever
+guesses words gets no reward, and one of four ends is right by chance. The chance level of a metric is what it makes of
 this record. Differences of accuracies, errors and costs have none that a failed run could count as: guessing forgets
 little and costs nothing.
 """
@@ -53,15 +54,19 @@ def guessed(stream: Stream) -> StreamRecord:
     info, n = stream.info, len(stream)
     record = StreamRecord(n_experiences=n)
     seen: set[int] = set()
+    chances = [stream.test(column).chance for column in range(n)]
+    known = torch.tensor([math.nan if chance is None else chance for chance in chances], dtype=torch.float64)
     within = torch.tensor([1 / len(experience.classes) for experience in stream], dtype=torch.float64)
+    within = torch.where(known.isnan(), within, known)
     for experience in stream:
         seen |= set(experience.classes)
         now = experience.index
         row = within if info.setting is Setting.TASK else torch.full_like(within, 1 / len(seen))
         first = 0 if info.is_labelled else now
         stop = n if info.is_labelled and info.setting is Setting.DOMAIN else now + 1
+        row = torch.where(known.isnan(), row, known)
         record.accuracy[now, first:stop], record.task_accuracy[now, first:stop] = row[first:stop], within[first:stop]
-        if info.is_online or not info.is_labelled:
+        if (info.is_online and not info.is_language) or not info.is_labelled:
             record.online[now] = row[now]
     return record
 

@@ -18,6 +18,7 @@ from cl_framework.observer import Cursor, Observer
 from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
 from cl_framework.scenario import Stream
+from cl_framework.speaking_toys import SpeakingToy
 from cl_framework.strategy import Strategy
 from cl_framework.toys import Toy, toy_model, toy_recipe
 from cl_framework.types import Need, Setting
@@ -60,8 +61,10 @@ def fresh(strategy: Strategy) -> Strategy:
     return parts[0] if len(parts) == 1 else Chain(*parts)
 
 
-def toy_for(strategy: Strategy, sizes: Sequence[int] = (2, 2, 2), n_train: int = 22) -> Toy:
+def toy_for(strategy: Strategy, sizes: Sequence[int] = (2, 2, 2), n_train: int = 22) -> Toy | SpeakingToy:
     """A toy stream that offers what the strategy needs."""
+    if Need.VERIFIER in strategy.needs:
+        return SpeakingToy(sizes=sizes, n_train=max(n_train // 8, 1))
     if Need.UNLABELLED in strategy.needs:
         return Toy(sizes=sizes, n_train=n_train, is_labelled=False, n_test=min(n_train, 40))
     setting = Setting.TASK if Need.TASK_LABELS in strategy.needs else Setting.CLASS

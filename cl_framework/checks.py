@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from cl_framework.adaptation_checks import ADAPTATION_CHECKS
 from cl_framework.errors import PluginError
+from cl_framework.language_checks import language_checks
 from cl_framework.metric_checks import METRIC_CHECKS
 from cl_framework.metrics import Metric
 from cl_framework.registry import load
+from cl_framework.reward_checks import REWARD_CHECKS
 from cl_framework.scenario import Scenario
 from cl_framework.scenario_checks import SCENARIO_CHECKS
 from cl_framework.strategy import Strategy
@@ -56,7 +58,11 @@ def checks_of(plugin: Plugin) -> Sequence[Check]:
     """
     if isinstance(plugin, Strategy) and Need.UNLABELLED in plugin.needs:
         return ADAPTATION_CHECKS
-    for kind, checks in ((Strategy, STRATEGY_CHECKS), (Scenario, SCENARIO_CHECKS), (Metric, METRIC_CHECKS)):
+    if isinstance(plugin, Strategy) and Need.VERIFIER in plugin.needs:
+        return REWARD_CHECKS
+    if isinstance(plugin, Scenario):
+        return (*SCENARIO_CHECKS, *language_checks(plugin))
+    for kind, checks in ((Strategy, STRATEGY_CHECKS), (Metric, METRIC_CHECKS)):
         if isinstance(plugin, kind):
             return checks
     raise PluginError(f"{plugin!r} is no strategy, scenario or metric; give an instance, e.g. MyStrategy()")

@@ -7,10 +7,12 @@ import gc
 import io
 import logging
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from cl_framework import __version__, completion, looking, merge_files, new, watch, working
+from cl_framework import __version__, completion, dashboard, looking, merge_files, new, stopping, sweep, watch, working
 from cl_framework.errors import ClfError, ConfigError, Stopped, printable
 from cl_framework.grammar import Command, parse
 from cl_framework.registry import see_current_folder, unknown
@@ -36,6 +38,8 @@ clf VERB {KEY=VALUES}        continual-learning experiments
   clf data [get=mnist]                                      data sets: where they are, fetch one
   clf completion shell=bash|zsh|fish                        the script that lets your shell complete all this
   clf watch run=PATH                                        runs under way: accuracy so far, time left
+  clf dashboard entity=TEAM project=NAME                    a W&B workspace and report over the runs of a project
+  clf sweep scenario=split_digits strategy=er               a W&B sweep, for those who tune there
   clf new strategy name=my_method                           begin a plugin of your own (or scenario, metric, model)
 
 Keys of train: scenario strategy model experiment seed order_seed phase, scenario.* strategy.* model.* train.* trainer.*
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clf: interrupted; {_AGAIN_OF.get(command.verb, _AGAIN)}", file=sys.stderr)
         return 130
     except Stopped as stopped:
-        print(f"clf: stopped by SIGTERM; {_AGAIN_OF.get(command.verb, _AGAIN)}", file=sys.stderr)
+        print(f"clf: {_stopped(stopped, command.verb, words)}", file=sys.stderr)
         return stopped.exit_status
     except SystemExit as error:
         print(f"clf: something called sys.exit({error.code}); finished work is kept", file=sys.stderr)
@@ -94,6 +98,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clf: unexpected {type(error).__name__}: {error}\nclf: this is a fault of clf or of a plugin; add "
               "--debug for the traceback. Finished work is kept", file=sys.stderr)
         return 1
+    finally:
+        if arguments is not None:  # the process goes on; else a late signal must not spoil its exit status
+            stopping.restore()
+
+
+def _stopped(stopped: Stopped, verb: str, words: Sequence[str]) -> str:
+    """What has ended a command, what is kept, and the command that goes on."""
+    what = "interrupted" if stopped.number == signal.SIGINT else f"stopped by {signal.Signals(stopped.number).name}"
+    if verb in _AGAIN_OF:
+        return f"{what}; {_AGAIN_OF[verb]}"
+    kept = "a checkpoint is written; give the same command again to go on from it" if stopped.is_saved else _AGAIN
+    is_secret = any(word.startswith("search.storage=") for word in words)
+    return f"{what}; {kept}" if is_secret else f"{what}; {kept}:\n  {shlex.join(['clf', *words])}"
 
 
 def _refused(error: OSError | MemoryError) -> str:
@@ -123,7 +140,7 @@ VERBS: dict[str, Callable[[Command], int]] = {
     "protocol": working.protocol_verb, "resume": working.resume_verb, "report": looking.report_verb,
     "list": looking.list_verb, "show": looking.show_verb, "check": looking.check_verb, "data": looking.data_verb,
     "merge": merge_files.merge_verb, "diagnose": looking.diagnose_verb, "new": new.new_verb,
-    "watch": watch.watch_verb,
+    "watch": watch.watch_verb, "dashboard": dashboard.dashboard_verb, "sweep": sweep.sweep_verb,
 }
 VERBS["completion"] = completion.completing(VERBS)
 

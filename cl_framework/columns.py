@@ -20,6 +20,8 @@ UNLABELLED: Mapping[str, str] = {
     "online_error": "online\nerror", "calibration_error": "calibration\nerror",
     "source_forgetting": "source\nforgetting", "collapse": "collapse"}
 """Those of unlabelled streams; `collapse` where some run has it."""
+OF_TEXTS: Mapping[str, str] = {"perplexity": "perplexity", "perplexity_increase": "perplexity\nincrease"}
+"""Those of streams of texts, no shares; a run shows them beside the labelled ones."""
 
 
 def is_labelled(rows: Sequence[Group]) -> bool:

@@ -33,6 +33,8 @@ KEYS: Mapping[str, Sequence[str]] = {
     "diagnose": ("run", "format", "out"), "list": ("kind",), "data": ("get",), "completion": ("shell",),
     "show": (*GROUPS, "train", "trainer", "track", "search"), "check": ("strategy", "scenario", "metric", "protocol"),
     "merge": ("base", "experts", "method", "out", "keep", "embeddings", "seed"), "new": ("kind", "name", "out"),
+    "dashboard": ("entity", "project", "mode", "out", "runs"),
+    "sweep": ("scenario", "strategy", "model", "experiment", "out", "runs", "search.", *_SECTIONS),
 }
 """The keys of each verb; one that ends in a dot is a section."""
 

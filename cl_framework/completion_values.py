@@ -20,14 +20,14 @@ from cl_framework.registry import GROUPS, find, plugins
 Options = Sequence[tuple[str, str]]
 """Texts, and what each is."""
 
-_WORDS = {"phase": ("single", "tuning", "evaluation"), "launcher": ("sequential", "local", "ray"),
+_WORDS = {"phase": ("single", "tuning", "evaluation"), "launcher": ("sequential", "vector", "local", "ray"),
           "defaults": ("true", "false"), "baselines": ("true", "false"), "shell": ("bash", "zsh", "fish")}
 _WORDS_OF_VERB = {
     ("report", "format"): ("text", "json", "csv", "markdown", "html", "latex", "png"),
     ("diagnose", "format"): ("text", "json", "csv"),
     ("list", "kind"): (*GROUPS, "experiment"), ("new", "kind"): ("strategy", "scenario", "metric", "model"),
     ("show", "train"): ("recipe",), ("show", "trainer"): ("hardware",), ("show", "track"): ("tracking",),
-    ("show", "search"): ("search",)}
+    ("show", "search"): ("search",), ("dashboard", "mode"): ("auto", "online", "offline")}
 _PLUGINS = {**dict(zip(GROUPS, GROUPS, strict=True)), "get": "dataset", "against": "strategy"}
 _PATHS = ("run", "runs", "out", "tuned", "base", "experts")
 _OF_SEARCHES = ("tune", "protocol")

@@ -22,7 +22,7 @@ from cl_framework.chain import Chain
 from cl_framework.configuration import hash_of
 from cl_framework.errors import ConfigError, PluginError
 from cl_framework.fields import DataclassLike, bounded, check_ranges
-from cl_framework.hardware import Hardware
+from cl_framework.hardware import NOT_OFFERED, Hardware
 from cl_framework.models import Architecture
 from cl_framework.presets import Flat, preset
 from cl_framework.recipe import Recipe
@@ -42,6 +42,8 @@ class Tracking:
     """W&B project."""
     entity: str | None = None
     """W&B team or user."""
+    checkpoints: bool = False
+    """Also keep the checkpoint after each experience as a W&B artifact."""
     tensorboard: bool = False
     """Also write TensorBoard event files into the run folder."""
     diagnostics: bool = False
@@ -325,7 +327,7 @@ class _Section:
         if first not in self._names or (first != name and not isinstance(self._config[first], DictConfig)):
             if not self.prefix:
                 return [unknown("key", full, [*self._names, *GROUPS, *SECTIONS, "experiment", "out", "launcher"])]
-            return [unknown("key", full, [f"{self.prefix}.{known}" for known in self._names])]
+            return [NOT_OFFERED.get(full) or unknown("key", full, [f"{self.prefix}.{known}" for known in self._names])]
         try:
             OmegaConf.update(self._config, name, value, merge=False)
         except OmegaConfBaseException as error:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cl_framework.later_fields import counted
 from cl_framework.listing import spec_of
 from cl_framework.plain_files import read_yaml
 from cl_framework.registry import see_current_folder
@@ -82,7 +83,7 @@ def _counted(tree: Mapping[str, Any]) -> dict[str, Any]:
             branch = branch.get(key, {})
         if isinstance(branch, dict):
             branch.pop(last, None)
-    return copy
+    return copy | ({"train": counted(copy["train"])} if isinstance(copy.get("train"), dict) else {})
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

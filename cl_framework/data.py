@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -140,9 +141,40 @@ def _joined(columns: Sequence[Tensor | None]) -> Tensor | None:
     return torch.cat(given) if len(given) == len(columns) else None
 
 
+class Asked(Protocol):
+    """Whom a test set asks: a strategy with its model, in evaluation mode and without gradients."""
+
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch where the model is, with `x` as the model sees it."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The strategy's logits for a batch; one that is prepared is not prepared again."""
+
+    def replies(self, prompts: Sequence[str]) -> list[str]:
+        """The strategy's texts, one for each prompt; the same prompt may occur several times."""
+
+
+class Measured(NamedTuple):
+    """What some answers to held-out rows were worth.
+
+    Attributes:
+        hits: how right each of n answers is: bool, or of [0, 1] and float64, [n].
+        task_hits: the same with the answer picked among the experience's classes, [n].
+        is_finite: whether all of them could be computed, a bool scalar.
+        losses: -log p of each of m tokens of the right texts, in nats, [m]; None where nothing has tokens.
+    """
+
+    hits: Tensor
+    task_hits: Tensor
+    is_finite: Tensor
+    losses: Tensor | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """Held-out rows of one experience. It scores a strategy's answers; no strategy ever holds one.
+    """Held-out rows of one experience. It measures a strategy's answers; no strategy ever holds one.
+
+    Rows with labels are measured as they are here; another kind of rows has a class of its own.
 
     Attributes:
         data: the rows.
@@ -151,9 +183,24 @@ class TestSet:
     """
 
     __test__ = False
+    n_at_once: ClassVar[int] = 1024
+    """Rows whose logits are held at once."""
+
     data: Dataset
     classes: tuple[int, ...]
     setting: Setting = Setting.CLASS
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing gets; None where it follows from the classes."""
+        return None
+
+    def measure(self, asked: Asked) -> Iterator[Measured]:
+        """Ask for an answer to every row, some rows at a time."""
+        for batch in self.data.batches(self.n_at_once):
+            logits = asked.logits(batch)
+            hits, task_hits = self.score(logits, batch.y.to(logits.device))
+            yield Measured(hits, task_hits, logits.amax(1).isfinite().all())
 
     def score(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Which rows are answered rightly.

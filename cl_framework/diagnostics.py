@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from cl_framework.adapters import dense_weights
 from cl_framework.files import write_atomic, write_json
 from cl_framework.layer_signals import LayerSignals, Moments, layer_signals
 from cl_framework.metrics import StreamRecord
@@ -40,11 +41,12 @@ _LOST = ("diagnostics are off: this run was begun without them, or what they kep
 def matrices(model: Model) -> dict[str, Tensor]:
     """The weight matrices of a model by name, float32 copies on the CPU; convolutions as [out, in k k].
 
-    Embeddings are looked up by row and are left out; so is what has no inputs, as a token or a bias.
+    Embeddings are looked up by row and are left out; so is what has no inputs, as a token or a bias. An adapter's
+    update is added to the weight beside which it lies.
     """
     tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    return {name: value.detach().flatten(1).to("cpu", torch.float32, copy=True).contiguous()
-            for name, value in model.named_parameters() if value.dim() >= 2 and name not in tables}
+    return {name: value.flatten(1).to("cpu", torch.float32, copy=True).contiguous()
+            for name, value in dense_weights(model) if value.dim() >= 2 and name not in tables}
 
 
 class Diagnostics(Observer):

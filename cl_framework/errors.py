@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 
@@ -60,9 +61,22 @@ class CheckpointError(ClfError):
 
 
 class Stopped(SystemExit):
-    """The operating system asked the process to end. No handler of failures holds it up."""
+    """A signal asked the process to end. No handler of failures holds it up.
 
-    exit_status = 143
+    Attributes:
+        number: of the signal.
+        is_saved: a checkpoint of this very moment is on the disk.
+    """
+
+    def __init__(self, number: int = signal.SIGTERM, *, is_saved: bool = False) -> None:
+        super().__init__(int(number))
+        self.number, self.is_saved = int(number), is_saved
+        self.code = self.exit_status
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell makes of a process that a signal has ended."""
+        return 128 + self.number
 
 
 class Diverged(ClfError):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from cl_framework.data import Dataset
 from cl_framework.errors import DataLeak
+from cl_framework.problems import Judge
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,6 +20,8 @@ class Experience:
         train: its training rows.
         task: its task label, or None where the scenario gives none.
         name: what it is called in tables, e.g. a corruption; empty where its classes say it.
+        judge: says how right a reply to one of its training prompts is, `Need.VERIFIER`; None where rows have labels or
+            texts alone.
         past: earlier training rows; None when the strategy did not declare `Need.HISTORY`.
     """
 
@@ -28,6 +31,7 @@ class Experience:
     train: Dataset
     task: int | None = None
     name: str = ""
+    judge: Judge | None = None
     past: tuple[Dataset, ...] | None = field(default=None, repr=False)
 
     @property

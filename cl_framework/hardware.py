@@ -15,10 +15,17 @@ from typing import Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cl_framework.errors import ConfigError, Stopped
 from cl_framework.fields import bounded, check_ranges
+
+NOT_OFFERED = {key: f"{key} is not offered: a run trains on one device, trainer.device, in one process; many runs go "
+                    "side by side with launcher=local, or launcher=ray on several machines"
+               for key in ("trainer.devices", "trainer.num_nodes", "trainer.strategy")}
+"""Keys that users of Lightning look for, and what is said of them. Distributed training of one run is not built:
+buffers, teachers and importances of a strategy live in one process."""
 
 
 @dataclass(kw_only=True)
@@ -55,6 +62,7 @@ class Hardware:
 
     def _trainer(self, devices: int | list[int]) -> L.Trainer:
         return L.Trainer(accelerator=self.accelerator, devices=devices, precision=self.precision, max_epochs=1,
+                         plugins=[LightningEnvironment()],  # Slurm's would take the signals, and requeue the job itself
                          logger=False, enable_checkpointing=False, enable_progress_bar=False,
                          enable_model_summary=False, num_sanity_val_steps=0)
 

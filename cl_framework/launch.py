@@ -6,9 +6,10 @@ import copy
 import json
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,24 @@ from cl_framework.checkpoint import Vault
 from cl_framework.config import Job, from_tree
 from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.files import write_json
+from cl_framework.intact import check_intact, with_digests
 from cl_framework.isolation import ask, only
 from cl_framework.launchers import chosen
+from cl_framework.lockstep import by_itself
 from cl_framework.memory_of_runs import load_of
 from cl_framework.models import Model
 from cl_framework.observer import Observers
-from cl_framework.pool import Lost
+from cl_framework.pool import Joint, Lost
 from cl_framework.pretraining import give_weights
 from cl_framework.progress import progress_before, progress_for
 from cl_framework.protocol import build_model, check_needs, check_recipe, run_stream
 from cl_framework.runs import RunFolder, Writer, summarise
 from cl_framework.scenario import FirstExperiences, Stream
 from cl_framework.seeding import untouched
+from cl_framework.stopping import finishing
 from cl_framework.tracking import trackers
 from cl_framework.types import Phase
+from cl_framework.vector_runs import hindrance, run_together
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     finished = folder.summary()
     label = label_of(job)
     if finished is not None:
+        check_intact(folder.path, finished)
         folder.check_data(open_stream(job).provenance)
         console.print(f"{label}: finished before, skipped ({folder.path})", highlight=False, soft_wrap=True)
         return finished
@@ -113,13 +119,15 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     observer = Observers([Writer(folder, job.tracking.every), *trackers(job, folder.path, run_id),
                           progress_for(console, label)])
     vault = Vault(folder.checkpoints, job.hash)
-    try:
-        record = run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed, hardware=job.hardware,
-                            vault=vault, observer=observer)
-    finally:
-        observer.close()
-    write_json(folder.path / "summary.json", summarise(job, record))
-    vault.clear()
+    with finishing():
+        try:
+            record = run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed, hardware=job.hardware,
+                                vault=vault, observer=observer)
+        finally:
+            observer.close()
+        folder.check_held()
+        write_json(folder.path / "summary.json", with_digests(folder.path, summarise(job, record)))
+        vault.clear()
     summary = folder.summary()
     assert summary is not None
     return summary
@@ -129,8 +137,9 @@ def prepare_model(job: Job, stream: Stream, model: Model, console: Console) -> N
     """Give a model what it must have learned before its stream begins: from the cache, else trained here."""
     progress = progress_before(console, label_of(job), job.name("model"))
     try:
-        give_weights(model, stream, job.architecture, job.recipe, seed=job.seed, hardware=job.hardware,
-                     observer=progress)
+        with by_itself():  # others may wait for the same cached weights
+            give_weights(model, stream, job.architecture, job.recipe, seed=job.seed, hardware=job.hardware,
+                         observer=progress)
     finally:
         progress.close()
 
@@ -189,8 +198,8 @@ def _ticket(number: int, tree: dict[str, Any], protocol: str | None, experiences
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """Runs a ticket's job; in another process it says on plain lines how far it is."""
+class Attempt(Joint):
+    """Runs a ticket's job; in another process, or beside others, it says on plain lines how far it is."""
 
     out: Path
     command: str
@@ -203,10 +212,29 @@ class Attempt:
         """The summary, or why there is none."""
         return _attempt(ticket.job, self.out, self.command, self.console)
 
+    def group(self, ticket: Ticket) -> Hashable:
+        """The configuration: what runs have in common that differ in the seed."""
+        return ticket.job.hash
+
+    def together(self, tickets: Sequence[Ticket]) -> Sequence[dict[str, Any] | Failure]:
+        """Train the seeds of one configuration together, else one after the other."""
+        job = tickets[0].job
+        why = hindrance(job, open_stream(job), len(tickets))
+        if why is not None:
+            self.console.print(f"{job.name('scenario')} {job.name('strategy')}: seeds are trained one by one, since "
+                               f"{why}", highlight=False, soft_wrap=True)
+            return [self(ticket) for ticket in tickets]
+        plain = Attempt(self.out, self.command, _plain_console())
+        return run_together(job, [partial(plain, ticket) for ticket in tickets])
+
 
 def _attempt_elsewhere(out: Path, command: str) -> Attempt:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    return Attempt(out, command, Console(stderr=True, force_terminal=False, markup=False))
+    return Attempt(out, command, _plain_console())
+
+
+def _plain_console() -> Console:
+    return Console(stderr=True, force_terminal=False, markup=False)
 
 
 def dead(lost: Lost) -> ClfError:

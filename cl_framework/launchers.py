@@ -1,10 +1,10 @@
-"""Where runs are done, those of a product and those of a search: `launcher=sequential`, `local` or `ray`."""
+"""Where the runs of a product or of a search are done: `launcher=sequential`, `vector`, `local` or `ray`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from cl_framework.errors import ConfigError
-from cl_framework.pool import Outcomes, Work, through
+from cl_framework.pool import Joint, Lost, Outcomes, Together, Work, parcels, through
 from cl_framework.registry import unknown
 
 
@@ -32,7 +32,7 @@ class Launcher:
 
     name: str = "sequential"
     workers: int | None = None
-    """How many runs at once; as many as there are CPUs when None."""
+    """How many runs at once, as many as there are CPUs when None; of vector how many processes, one when None."""
     address: str | None = None
     """Of a Ray cluster; that of the variable RAY_ADDRESS when None, and without one a Ray is started here."""
 
@@ -51,12 +51,12 @@ class Launcher:
     @property
     def is_here(self) -> bool:
         """Whether runs are done in this process, one after the other."""
-        return LAUNCHERS[self.name].is_here
+        return LAUNCHERS[self.name].is_here and self.n_workers == 1
 
     @property
     def n_workers(self) -> int:
         """How many runs at once, as far as this machine can tell."""
-        return 1 if self.is_here else self.workers or n_cpus()
+        return LAUNCHERS[self.name].n_workers(self.workers)
 
     def prepare(self, module: str) -> None:
         """Let processes start, and import a module, while this one does the same."""
@@ -84,6 +84,7 @@ class Way:
     run: Callable[[Launcher, Work, Iterable[Any], Load], Outcomes]
     prepare: Callable[[Launcher, str], None] = lambda launcher, module: None
     stop: Callable[[], None] = lambda: None
+    n_workers: Callable[[int | None], int] = lambda workers: workers or n_cpus()
     is_here: bool = False
     has_address: bool = False
 
@@ -95,15 +96,41 @@ def _sequential(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load
 
 def _local(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
     """In processes of this machine, as many as its memory holds."""
+    yield from _in_processes(launcher, work, tasks, load.need)
+
+
+def _in_processes(launcher: Launcher, work: Work, tasks: Iterable[Any], need: Callable[[], int]) -> Outcomes:
     from cl_framework.local_pool import processes
     from cl_framework.machine import fitting
 
     pool = processes()
-    n, note = fitting(launcher.n_workers, max(1, pool.base(work) + load.need()), pool.room)
+    n, note = fitting(launcher.n_workers, max(1, pool.base(work) + need()), pool.room)
     if note is not None:
         Console(stderr=True, markup=False).print(note, highlight=False, soft_wrap=True)
     pool.keep(n)
     yield from through(pool, n, work, tasks)
+
+
+def _vector(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
+    """The seeds of one configuration together; with several workers in as many processes."""
+    if not isinstance(work, Joint):
+        Console(stderr=True, markup=False).print(
+            "launcher=vector trains the seeds of clf train together; other runs are done one by one",
+            highlight=False, soft_wrap=True)
+        yield from (_sequential if launcher.is_here else _local)(launcher, work, tasks, load)
+        return
+    cut, together = parcels(work, tasks, launcher.n_workers), Together(work)
+    most = max(map(len, cut), default=1)
+    done = (_sequential(launcher, together, cut, load) if launcher.is_here
+            else _in_processes(launcher, together, cut, lambda: most * load.need()))
+    with closing(done):
+        for parcel, outcome in done:
+            yield from zip(parcel, [outcome] * len(parcel) if isinstance(outcome, Lost) else outcome, strict=True)
+
+
+def _start_vector(launcher: Launcher, module: str) -> None:
+    if not launcher.is_here:
+        _start_local(launcher, module)
 
 
 def _start_local(launcher: Launcher, module: str) -> None:
@@ -131,7 +158,9 @@ def _ray(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Ou
     yield from through(pool, launcher.workers or pool.n_places, work, tasks)
 
 
-LAUNCHERS = {"sequential": Way(run=_sequential, is_here=True),
+LAUNCHERS = {"sequential": Way(run=_sequential, n_workers=lambda workers: 1, is_here=True),
+             "vector": Way(run=_vector, prepare=_start_vector, stop=_stop_local,
+                           n_workers=lambda workers: workers or 1, is_here=True),
              "local": Way(run=_local, prepare=_start_local, stop=_stop_local),
              "ray": Way(run=_ray, has_address=True)}
 """Every launcher by its name."""

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cl_framework.errors import Diverged
+from cl_framework.errors import Diverged, PluginError
 from cl_framework.evaluate import answer_online
+from cl_framework.lockstep import learned
 from cl_framework.models import Model
+from cl_framework.nonfinite import Skips, Snapshot, are_finite, moments_of
 from cl_framework.observer import Cursor
 from cl_framework.recipe import Recipe
 from cl_framework.strategy import Strategy
@@ -35,24 +37,31 @@ class Learner(L.LightningModule):
         cursor: how far the stream has got; advanced after every step.
         steps_per_epoch, n_steps: batches of one pass, and of the whole call.
         is_online: every row is answered before it is learned.
+        rate: what the optimizer's learning rates are multiplied by.
+        skips: where steps are noted that are left out.
         on_start: called once the optimizer exists, to put a saved state back.
         on_chunk: called after every chunk with its losses, when nothing is in flight.
+
+    Attributes:
+        optimizer: of the call; there is one from the start of training on.
     """
 
     automatic_optimization = False
 
     def __init__(self, strategy: Strategy, model: Model, recipe: Recipe, cursor: Cursor, *, steps_per_epoch: int,
-                 n_steps: int, is_online: bool, on_start: Callable[[Optimizer], None],
+                 n_steps: int, is_online: bool, rate: float, skips: Skips, on_start: Callable[[Optimizer], None],
                  on_chunk: Callable[[Optimizer, Sequence[float]], None]) -> None:
         super().__init__()
         self.model = model
         self.strategy, self.recipe, self.cursor = strategy, recipe, cursor
         self.steps_per_epoch, self.n_steps, self.is_online = steps_per_epoch, n_steps, is_online
+        self.rate, self.skips = rate, skips
         self.online_hits = torch.zeros((), dtype=torch.int64)
         self.online_rows = 0
         self._on_start, self._on_chunk = on_start, on_chunk
-        self._optimizer: Optimizer
+        self.optimizer: Optimizer
         self._params: list[nn.Parameter]
+        self._floats: list[Tensor]
         self._rates: list[float]
 
     def configure_optimizers(self) -> Optimizer:
@@ -63,9 +72,12 @@ class Learner(L.LightningModule):
         """Hold on to the optimizer, and put a saved state back."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._params = list(self.model.parameters())
-        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._floats = [value for value in self.model.buffers() if value.is_floating_point()]
+        self._rates = [group["lr"] * self.rate for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
         self.online_hits = self.online_hits.to(self.device)
         self._on_start(optimizer)
 
@@ -78,45 +90,105 @@ class Learner(L.LightningModule):
 
     def training_step(self, chunk: Sequence[Batch], chunk_index: int) -> None:
         """Learn the batches of a chunk, one after the other."""
-        losses = [self._step(batch) for batch in chunk]
-        self._settle(torch.stack(losses).tolist())
+        if self.recipe.on_nonfinite == "skip":
+            self._settle(self._sound(chunk))
+        else:
+            self._settle(learned(self, chunk).tolist())
 
-    def _step(self, batch: Batch) -> Tensor:
+    def steps(self, chunk: Sequence[Batch]) -> Tensor:
+        """Learn the batches of a chunk, one after the other; their losses, [n]."""
+        return torch.stack([self._step(batch) for batch in chunk])
+
+    def on_train_end(self) -> None:
+        """A moment that overflowed would hold its weight still without a word."""
+        if not bool(are_finite(moments_of(self.optimizer, self.device))):
+            raise Diverged(f"the gradients exploded: the optimizer's moments are not finite at step "
+                           f"{self.cursor.stream_step} of the stream (experience {self.cursor.experience}); the run "
+                           "stops and its last good checkpoint is kept. Try a lower train.lr, or train.clip=1.0")
+
+    def _sound(self, chunk: Sequence[Batch]) -> list[float]:
+        """Learn a chunk without the steps that lead to what is not finite; the losses of the others."""
+        before = Snapshot(self.model, self.strategy, self.optimizer, self.cursor)
+        hits, rows, left_out = self.online_hits.clone(), self.online_rows, set[int]()
+        while True:
+            losses, flags = [], []
+            for position, batch in enumerate(chunk):
+                losses.append(self._pass_over(batch) if position in left_out else self._step(batch))
+                kept = [*self._params, *self._floats, *moments_of(self.optimizer, self.device)]
+                flags.append(are_finite([losses[-1], *kept]))
+            settled, sound = torch.stack(losses).tolist(), torch.stack(flags).tolist()
+            if all(sound):
+                return [loss for position, loss in enumerate(settled) if position not in left_out]
+            worst = sound.index(False)
+            before.put_back()
+            self.online_hits.copy_(hits)
+            self.online_rows = rows
+            fault = self._fault(settled[worst], worst + 1)
+            if worst in left_out:
+                raise Diverged(f"{fault}, though its rows were answered alone; the run stops and its last good "
+                               "checkpoint is kept. Try a lower learning rate of the strategy")
+            self.skips.note(self.cursor.stream_step + worst + 1, fault)
+            left_out.add(worst)
+
+    def _pass_over(self, batch: Batch) -> Tensor:
+        """Answer the rows of an online stream, and learn nothing."""
+        if self.is_online:
+            answers = self._answers_before_learning(batch)
+            self.online_hits += ((answers.argmax(1) == batch.y) & ~answers.isnan().any(1)).sum()
+            self.online_rows += len(batch.y)
+        self.advance()
+        return torch.zeros((), device=self.device)
+
+    def begun(self, batch: Batch) -> Batch:
+        """Begin a step: no gradients, rows of an online stream answered; the rows to learn, not preprocessed yet.
+
+        Raises:
+            PluginError: the strategy leaves none.
+        """
         strategy, model = self.strategy, self.model
         for parameter in self._params:  # all of the model's, also those that the optimizer leaves alone
             parameter.grad = None
         if self.is_online:
-            self.online_hits += self._hits_before_learning(batch)
+            self.online_hits += (self._answers_before_learning(batch).argmax(1) == batch.y).sum()
             self.online_rows += len(batch.y)
         batch = strategy.prepare_batch(model, batch)
+        if not len(batch.y):
+            raise PluginError(f"prepare_batch of {type(strategy).__name__} leaves an empty batch at step "
+                              f"{self.cursor.stream_step + 1} of the stream (experience {self.cursor.experience}); it "
+                              "returns at least one row")
+        return batch
+
+    def _step(self, batch: Batch) -> Tensor:
+        strategy, model = self.strategy, self.model
+        batch = self.begun(batch)
         batch = batch._replace(x=model.preprocess(batch.raw))
         output = model(batch.x)
         loss = strategy.loss(model, batch, output) + strategy.penalty(model, batch, output)
         loss.backward()
         strategy.after_backward(model)
         if self.recipe.clip is not None:
-            self.clip_gradients(self._optimizer, self.recipe.clip, "norm")
-        self._schedule()
-        self._optimizer.step()
+            self.clip_gradients(self.optimizer, self.recipe.clip, "norm")
+        self.schedule()
+        self.optimizer.step()
         strategy.after_step(model, batch, output)
-        self._advance()
+        self.advance()
         return loss.detach()
 
-    def _hits_before_learning(self, batch: Batch) -> Tensor:
+    def _answers_before_learning(self, batch: Batch) -> Tensor:
         logits, allowed = answer_online(self.strategy, self.model, batch), self.model.allowed(batch.task)
-        if allowed is not None:
-            logits = logits.masked_fill(~allowed, -torch.inf)
-        return (logits.argmax(1) == batch.y).sum()
+        return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
+        """Give the optimizer the learning rate of this step."""
         if self.recipe.scheduler == "constant":
             return
         done = self.cursor.epoch * self.steps_per_epoch + self.cursor.step
         factor = self.recipe.lr_factor(done, self.n_steps)
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """One step is learned."""
         self.cursor.stream_step += 1
         self.cursor.step += 1
         if self.cursor.step == self.steps_per_epoch:
@@ -127,13 +199,14 @@ class Learner(L.LightningModule):
         for back, loss in enumerate(reversed(losses)):
             worst = len(losses) - 1 - back
             if not math.isfinite(loss) and all(math.isfinite(value) for value in losses[:worst]):
-                step = self.cursor.stream_step - back
-                raise Diverged(
-                    f"the loss is {loss} at step {step} of the stream (experience {self.cursor.experience}); the run "
-                    "stops and its last good checkpoint is kept. Try a lower train.lr, train.clip=1.0, or a weaker "
-                    "penalty of the strategy"
-                )
-        self._on_chunk(self._optimizer, losses)
+                raise Diverged(f"{self._fault(loss, -back)}; the run stops and its last good checkpoint is kept. Try a "
+                               "lower train.lr, train.clip=1.0, or a weaker penalty of the strategy")
+        self._on_chunk(self.optimizer, losses)
+
+    def _fault(self, loss: float, ahead: int) -> str:
+        """What is wrong with a step, counted from where the cursor is."""
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "the update is not finite"
+        return f"{what} at step {self.cursor.stream_step + ahead} of the stream (experience {self.cursor.experience})"
 
 
 def finite_weights(state: dict[str, Any]) -> bool:

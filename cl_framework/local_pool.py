@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Collection, Hashable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from cl_framework.lifeline import hold
 from cl_framework.machine import available_memory, resident_bytes
 from cl_framework.pool import Died, Work
+from cl_framework.stopping import GRACE, heed
 
 _SHARE = 0.9
 """The part of the free memory that workers may take."""
@@ -96,8 +99,13 @@ class Processes:
         return made
 
     def stop(self) -> None:
-        """Kill every process."""
+        """End every process; a run that is under way has time to write a checkpoint."""
         executors = [*self._busy.values(), *self._idle]
+        for executor in self._busy.values():
+            for number in list(executor._processes or ()):
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGTERM)
+        wait([handle for handle in self._busy if isinstance(handle, Future)], timeout=GRACE)
         self._busy, self._idle = {}, []
         for executor in executors:
             executor.shutdown(wait=True, kill_workers=True)
@@ -121,6 +129,7 @@ def _begin(parent: int) -> None:
     from joblib.externals.loky import process_executor
 
     hold(parent)
+    heed()
     process_executor._MAX_MEMORY_LEAK_SIZE = _GROWTH
 
 

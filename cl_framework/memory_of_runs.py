@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.config import Job
-from cl_framework.data import Dataset
+from cl_framework.data import Dataset, TestSet
 from cl_framework.launchers import Load
 from cl_framework.models import Model
 from cl_framework.protocol import build_model
@@ -29,10 +29,10 @@ from cl_framework.types import n_bytes
 COPIES = 8
 """Of the weights: themselves, gradients, two moments, three that a strategy keeps (teacher, anchor, importance), and
 one in the checkpoint that is being written."""
+EVALUATED = TestSet.n_at_once
+"""Rows that are evaluated at once, where they have labels."""
 WORKING = 64 * 2**20
 """What the libraries take beyond that when they first train, bytes; measured: 24 to 50 MiB."""
-EVALUATED = 1024
-"""Rows that are evaluated at once."""
 ALIVE = 8
 """Tensors of the largest layer's size at once while rows are evaluated: inputs, outputs, and what convolutions reorder
 and pad; beside those of training, since the allocator keeps what was freed (measured: 4 to 10)."""
@@ -89,7 +89,8 @@ def training_bytes(job: Job, stream: Stream) -> int:
                       if isinstance(value, Tensor))
         kept, largest = _kept(model, first.train)
     batch = min(job.recipe.batch_size, max(len(stream[index].train) for index in range(len(stream))))
-    asked = min(EVALUATED, max(len(stream.test(index).data) for index in range(len(stream))))
+    tests = [stream.test(index) for index in range(len(stream))]
+    asked = max(min(test.n_at_once, len(test.data)) for test in tests)
     return COPIES * weights + 2 * n_kept * n_bytes(row) + 2 * batch * kept + ALIVE * asked * largest
 
 
@@ -105,10 +106,10 @@ def _kept(model: Model, data: Dataset) -> tuple[int, int]:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    rows = data.take(torch.arange(min(2, len(data)))).raw
+    batch = data.take(torch.arange(min(2, len(data))))
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = model(model.preprocess(rows))
-        torch.nn.functional.cross_entropy(output.logits, torch.zeros(len(output.logits), dtype=torch.int64))
+        batch = batch._replace(x=model.preprocess(batch.raw))
+        model.loss(batch, model(batch.x))
     n = max(1, min(2, len(data)))
     return sum(found.values()) // n, max(found.values(), default=0) // n
 

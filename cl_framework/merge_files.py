@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cl_framework.errors import ClfError, ConfigError
 from cl_framework.grammar import Command
 from cl_framework.keys import take
-from cl_framework.working import heeding_sigterm
+from cl_framework.stopping import heeding
 
 if TYPE_CHECKING:
     from cl_framework.merging import Merging
@@ -54,7 +54,7 @@ def merge_verb(command: Command) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed must be a whole number of 0 or more, got {'null' if seed is None else seed}")
     patterns, out = _patterns(given), Path(str(given["out"]))
-    with heeding_sigterm():
+    with heeding():
         merged = merge_files(rule, Path(str(given["base"])), experts, out, seed=seed, method=name, **patterns)
     n_kept = len(merged) - len(merged.sorting.layers) - len(merged.sorting.statistics) - len(merged.sorting.tied)
     print(f"merged {len(experts)} expert{'s' * (len(experts) > 1)} with {name}: {len(merged.sorting.layers)} tensors "

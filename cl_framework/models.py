@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from cl_framework.errors import ConfigError
 from cl_framework.fields import bounded, check_ranges
+from cl_framework.functional import cross_entropy
 from cl_framework.preprocess import Preprocess
-from cl_framework.types import Inputs, Output, StreamInfo
+from cl_framework.types import Batch, Inputs, Output, StreamInfo
+
+if TYPE_CHECKING:
+    from cl_framework.adapters import Adapter
 
 
 class Head(nn.Module):
@@ -66,7 +70,12 @@ class Model(nn.Module):
         preprocess: raw rows to what the body sees.
         body: the network below the head; what is merged, adapted and given importance.
         head: the classifier.
+
+    Attributes:
+        adapter: what is trained beside the weights of the body; None where the weights themselves are.
     """
+
+    adapter: Adapter | None = None
 
     def __init__(self, preprocess: nn.Module, body: nn.Module, head: Head) -> None:
         super().__init__()
@@ -105,6 +114,28 @@ class Model(nn.Module):
         features = self.body(x)
         return Output(self.head(features), features)
 
+    def loss(self, batch: Batch, output: Output, allowed: Tensor | None = None) -> Tensor:
+        """The supervised loss of this kind of model, a scalar: the mean cross-entropy of the labels.
+
+        Args:
+            batch: preprocessed rows.
+            output: what the model says of them.
+            allowed: classes that take part in the softmax, bool [B, n_seen] or [n_seen]; by default those of a row's
+                task where it has a task label, else all classes seen.
+        """
+        return cross_entropy(output.logits, batch.y, self.allowed(batch.task) if allowed is None else allowed)
+
+    def fold(self) -> None:
+        """Add what lies beside the weights, an adapter's update, to them; by default nothing does."""
+
+    def respond(self, prompts: Sequence[str]) -> list[str]:
+        """Texts that answer prompts, drawn with torch's global generator.
+
+        Raises:
+            ConfigError: the model answers no text.
+        """
+        raise ConfigError("the model answers no text; take a language model, such as model=smollm2")
+
     def get_extra_state(self) -> dict[str, Any]:
         """How far the head has grown, and the classes of each task."""
         return {"n_seen": self.n_seen, "tasks": {k: list(v) for k, v in self._tasks.items()}}
@@ -126,6 +157,8 @@ class Architecture(ABC):
 
     brings_weights: ClassVar[bool] = False
     """Its networks are trained already, body and head."""
+    speaks: ClassVar[bool] = False
+    """It takes rows of prompt and answer, and answers in text."""
 
     head: Literal["whole", "growing", "full"] = "whole"
     """Rows of the head: allocated once and used as classes appear, added with every experience, or all used from the

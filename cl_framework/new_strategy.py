@@ -26,7 +26,7 @@ class MyMethod(Strategy):
     alpha: float = tunable(0.1, 0.01, 0.1, 1.0, low=0.0)
     """Strength of the pull."""
 
-    # A hook that you leave out does nothing. There are seventeen (docs/authoring.md of cl_framework): `prepare_batch`
+    # A hook that you leave out does nothing. There are eighteen (docs/authoring.md of cl_framework): `prepare_batch`
     # adds rows to a batch, `loss` replaces the cross-entropy, `after_backward` edits gradients, and so on.
 
     def setup(self, model: Model, info: StreamInfo) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cl_framework.experience import Experience
 from cl_framework.metrics import StreamRecord
@@ -61,11 +61,17 @@ class Observer:
         A run that goes on inside an experience does not begin it anew. The time spent here is nobody's training time.
         """
 
-    def saving(self, cursor: Cursor) -> None:
-        """A checkpoint is about to be written."""
+    def saving(self, cursor: Cursor, losses: Sequence[float]) -> None:
+        """A checkpoint is about to be written; inside an experience `losses` are those of the last batches.
+
+        `stepped` tells of these batches only afterwards: a run that is killed in between goes on behind them.
+        """
 
     def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
         """Experience `index` is learned and evaluated; `own` are the strategy's figures."""
+
+    def documented(self, documents: Mapping[str, Any]) -> None:
+        """What the strategy has become after an experience that is no number, by name; just before `evaluated`."""
 
     def finished(self, record: StreamRecord) -> None:
         """The stream is over."""
@@ -90,10 +96,10 @@ class Observers(Observer):
         for member in self._members:
             member.reached(moment, index, model)
 
-    def saving(self, cursor: Cursor) -> None:
+    def saving(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Tell each."""
         for member in self._members:
-            member.saving(cursor)
+            member.saving(cursor, losses)
 
     def experience_started(self, experience: Experience, n_steps: int) -> None:
         """Tell each."""
@@ -109,6 +115,11 @@ class Observers(Observer):
         """Tell each."""
         for member in self._members:
             member.evaluated(index, record, own)
+
+    def documented(self, documents: Mapping[str, Any]) -> None:
+        """Tell each."""
+        for member in self._members:
+            member.documented(documents)
 
     def finished(self, record: StreamRecord) -> None:
         """Tell each."""

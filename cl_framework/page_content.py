@@ -14,6 +14,7 @@ from cl_framework.page_curves import MOST_EXPERIENCES, points
 from cl_framework.page_environment import environment_grid, environments, mixed
 from cl_framework.page_figures import heat_map, of_sheet
 from cl_framework.page_parts import Figure, Page, Part, Square
+from cl_framework.page_prompts import prompt_tables
 from cl_framework.page_protocol import contests
 from cl_framework.page_tables import along, balance, differences, errors, every_run, leaderboard, ordered, shared
 from cl_framework.page_theme import Theme
@@ -70,7 +71,7 @@ def _part(sheet: Sheet, theme: Theme) -> Part:
     is_small = all(len(square.rows) <= MOST_EXPERIENCES for square in squares)
     figures = [*of_sheet(sheet, found, theme),
                *(() if is_small else (heat_map(square, theme) for square in squares))]
-    optional = (along(found), differences(sheet), shared(sheet), every_run(sheet))
+    optional = (along(found), *prompt_tables(sheet), differences(sheet), shared(sheet), every_run(sheet))
     online = errors(sheet)
     return Part(title=sheet.title, lines=tuple(line for line in lines if line), figures=tuple(figures),
                 grids=(leaderboard(sheet), *([] if online is None else [online]), balance(sheet)),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,38 @@ Work = Callable[[Any], Any]
 """What is done with a task. It can be pickled, and so can tasks and outcomes."""
 Outcomes = Generator[tuple[Any, Any], None, None]
 """Tasks, each with what became of it."""
+
+
+class Joint(ABC):
+    """Work that may take several tasks at once."""
+
+    @abstractmethod
+    def group(self, task: Any) -> Hashable:
+        """Equal for tasks that may be taken at once."""
+
+    @abstractmethod
+    def together(self, tasks: Sequence[Any]) -> Sequence[Any]:
+        """Take tasks of one group; what became of each."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """Joint work on parcels of tasks."""
+
+    work: Joint
+
+    def __call__(self, tasks: Sequence[Any]) -> Sequence[Any]:
+        """What became of each."""
+        return self.work.together(tasks)
+
+
+def parcels(work: Joint, tasks: Iterable[Any], n: int) -> list[tuple[Any, ...]]:
+    """Tasks by their groups, each cut into `n` parcels of nearly the same size, or fewer where there is too little."""
+    groups: dict[Hashable, list[Any]] = {}
+    for task in tasks:
+        groups.setdefault(work.group(task), []).append(task)
+    cut = [tuple(group[len(group) * k // n: len(group) * (k + 1) // n]) for group in groups.values() for k in range(n)]
+    return [parcel for parcel in cut if parcel]
 
 
 class Died(Exception):

@@ -98,7 +98,7 @@ class PretrainedFiles:
         """One process fetches, the others wait for it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder.parent / f"{self.name}.lock").open("w")
+            lock = (self.folder.parent / f"{self.name}.lock").open("a")
         except OSError as error:
             raise DataError(f"cannot write {self.folder} ({error.strerror}); set CLF_DATA to another folder") from error
         with lock:

@@ -29,6 +29,7 @@ from cl_framework.adaptation import largest_weight, weight_limit
 from cl_framework.errors import ClfError, ConfigError, Diverged
 from cl_framework.files import write_atomic
 from cl_framework.hardware import Hardware
+from cl_framework.later_fields import counted
 from cl_framework.learner import finite_weights
 from cl_framework.models import Architecture, Model
 from cl_framework.observer import Observer
@@ -150,7 +151,7 @@ def _diverged(why: str) -> Diverged:
 
 
 def _place(architecture: Architecture, recipe: Recipe, info: StreamInfo, needed: Pretraining, seed: int) -> Path:
-    trained = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "checkpoint_every"}
+    trained = {name: value for name, value in counted(dataclasses.asdict(recipe)).items() if name != "checkpoint_every"}
     text = json.dumps([type(architecture).__module__, type(architecture).__qualname__,
                        dataclasses.asdict(architecture), trained, seed, needed.digest, info.n_classes,
                        info.input_shape, info.mean, info.std, info.augment], sort_keys=True)
@@ -188,7 +189,7 @@ def _alone(path: Path) -> Iterator[None]:
     """One process trains, the others wait for it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("w")
+        lock = path.with_suffix(".lock").open("a")
     except OSError as error:
         raise ClfError(f"cannot write {path.parent} ({error.strerror}); set CLF_DATA to another folder") from error
     with lock as file:

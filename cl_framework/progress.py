@@ -14,6 +14,9 @@ from cl_framework.metrics import StreamRecord
 from cl_framework.observer import Cursor, Observer
 from cl_framework.types import StreamInfo
 
+_MANY = 50
+"""Accuracies that one line shows."""
+
 
 def progress_for(console: Console, label: str) -> Observer:
     """The observer that suits where the output goes."""
@@ -32,10 +35,13 @@ def progress_before(console: Console, label: str, model: str) -> Observer:
 
 
 def accuracy_line(index: int, record: StreamRecord) -> str:
-    """One line on an experience: the mean over the experiences so far, and each of them."""
+    """One line on an experience: the mean over the experiences so far, and each of them if they are not too many."""
     row = record.accuracy[index, : index + 1]
-    each = " ".join(f"{100 * value:.1f}" for value in row.tolist())
-    return f"experience {index + 1}/{record.n_experiences}  accuracy {100 * float(row.mean()):.1f} %  ({each})"
+    head = f"experience {index + 1}/{record.n_experiences}  accuracy"
+    if bool(row.isnan().any()):
+        return f"{head} on it {100 * float(row[-1]):.1f} %"
+    each = " ".join(f"{100 * value:.1f}" for value in row.tolist()) if len(row) <= _MANY else f"{len(row)} experiences"
+    return f"{head} {100 * float(row.mean()):.1f} %  ({each})"
 
 
 def error_line(index: int, record: StreamRecord, name: str) -> str:
@@ -64,7 +70,8 @@ class Lines(Observer):
         verb = f"goes on at experience {record.n_done + 1} of" if record.n_done else (
             "learns" if info.is_labelled else "adapts to")
         what = f"trains {self._before} before the stream" if self._before else (
-            f"{verb} {info.n_experiences} experiences, {info.n_classes} classes")
+            f"{verb} {info.n_experiences} experiences, "
+            f"{'of language' if info.is_language else f'{info.n_classes} classes'}")
         self._say(what)
 
     def experience_started(self, experience: Experience, n_steps: int) -> None:
@@ -118,6 +125,8 @@ class Bars(Observer):
         """Advance by the batches learned."""
         task = next(task for task in self._bars.tasks if task.id == self._experience)
         done = min(task.completed + len(losses), task.total or 0)
+        if not losses:
+            return
         note = f"epoch {cursor.epoch + 1}  loss {losses[-1]:.3f}" if self._is_labelled else (
             f"error {100 * losses[-1]:.1f} %")
         self._bars.update(self._experience, completed=done, note=note)
@@ -125,7 +134,7 @@ class Bars(Observer):
 
     def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
         """Show the mean accuracy so far; of an unlabelled stream the errors, and the accuracy on clean rows."""
-        mean = float(record.accuracy[index, : index + 1].mean())
+        mean = float(record.accuracy[index, : index + 1].nanmean())
         note = f"accuracy {100 * mean:.1f} %" if self._is_labelled else _errors(index, record)
         self._bars.update(self._stream, completed=index + 1, note=note)
 

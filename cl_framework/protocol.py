@@ -14,27 +14,29 @@ from torch.optim import Optimizer
 
 from cl_framework import seeding
 from cl_framework.adaptation import Tally, adapt, lower_rate, weight_limit
-from cl_framework.batches import Chunks
 from cl_framework.checkpoint import Vault, fitting
 from cl_framework.data import Dataset, TestSet
 from cl_framework.errors import Diverged
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
-from cl_framework.hardware import Hardware, interruptible, quiet_lightning, repeatable
-from cl_framework.learner import Learner, finite_weights
+from cl_framework.hardware import Hardware, quiet_lightning, repeatable
+from cl_framework.learner import finite_weights
 from cl_framework.metrics import AccuracyMatrix, StreamRecord
 from cl_framework.models import Architecture, Model
+from cl_framework.nonfinite import Retries, Skips
 from cl_framework.observer import Cursor, Moment, Observer
-from cl_framework.recipe import Recipe, carry_on
+from cl_framework.packing import packed, unpacked
+from cl_framework.recipe import Recipe
 from cl_framework.requirements import check_needs, check_recipe
+from cl_framework.row_checks import check_rows
 from cl_framework.scenario import Stream
+from cl_framework.stopping import is_asked, leave
 from cl_framework.strategy import Strategy
 from cl_framework.strategy_figures import own_figures
+from cl_framework.train_calls import Calls
 from cl_framework.types import Need, Setting, StreamInfo
 
 __all__ = ["build_model", "check_needs", "check_recipe", "run_stream"]
-
-_CHUNK = 16
 
 
 def build_model(architecture: Architecture, info: StreamInfo, seed: int) -> Model:
@@ -71,17 +73,19 @@ class _Run:
 
     def __init__(self, strategy: Strategy, stream: Stream, model: Model, recipe: Recipe, seed: int,
                  hardware: Hardware, vault: Vault | None, observer: Observer) -> None:
-        self.info = dataclasses.replace(stream.info, seed=seed)
+        size = stream.info.batch_size or recipe.batch_size
+        self.info = dataclasses.replace(stream.info, seed=seed, batch_size=size)
         check_needs(strategy, self.info)
         check_recipe(recipe, self.info)
         self.strategy, self.stream, self.model, self.recipe = strategy, stream, model, recipe
         self.seed, self.hardware, self.vault, self.observer = seed, hardware, vault, observer
         self.record = StreamRecord(n_experiences=len(stream), n_rounds=stream.info.n_rounds)
         self.tally = Tally()
-        self.matrix = AccuracyMatrix(len(stream))
+        self.matrix = AccuracyMatrix(len(stream), self.info.is_language)
         self.cursor = Cursor()
         self.online_hits = self.online_rows = 0
         self.carried: dict[str, Any] | None = None
+        self.retries = Retries(is_on=self.recipe.on_nonfinite == "reset")
         self.device = hardware.trainer().strategy.root_device
         self._stores: dict[int, tuple[Dataset, Dataset]] = {}
         self._pending: dict[str, Any] | None = None
@@ -97,6 +101,8 @@ class _Run:
         self.observer.started(self.info, self.record, self.cursor)
         for index in range(self.record.n_done, len(self.stream)):
             self._learn(self._given(self.stream[index]))
+            if is_asked() and self.record.n_done < len(self.stream):
+                leave(is_saved=self.vault is not None)
         self.observer.finished(self.record)
         return self.record
 
@@ -132,6 +138,7 @@ class _Run:
 
     def _learn(self, experience: Experience) -> None:
         index, is_taken_up = experience.index, self._pending is not None
+        check_rows(experience, self.stream.test(index), has_labels=not self.info.is_language)
         self._clock = time.monotonic()
         if not is_taken_up:
             self.cursor = Cursor(index, stream_step=self.cursor.stream_step)
@@ -141,14 +148,14 @@ class _Run:
             self.model.observe(experience.classes, experience.task)
             if index == 0 and self.info.setting is Setting.DOMAIN:
                 evaluate(Strategy(), self.model, self._tests(self._measured(-1)), self.matrix, 0,
-                         "a model with finite weights (of an unlabelled stream see scenario.source)")
+                         "a model with finite weights (of an unlabelled stream see scenario.source)", self.seed)
                 self._clock = time.monotonic()
             if self.info.is_labelled or index == 0:
                 self.strategy.before_experience(self.model, self._told(experience))
             self._show("start", index)
         if self.info.is_labelled:
             data = self.strategy.train_data(experience, experience.train)
-            self.strategy.fit(self.model, data, _Calls(self, experience).train)
+            self.strategy.fit(self.model, data, Calls(self, experience).train)
         else:
             self._adapt(experience)
         self._show("trained", index)
@@ -173,49 +180,50 @@ class _Run:
                 seeding.restore(state["rng"])
 
         def on_chunk(errors: Sequence[float]) -> None:
-            if self.is_due():
-                self.save(None, is_inside=True)
-            self.observer.stepped(self.cursor, errors)
+            self.pause(None, errors)
 
         n_steps = -(-len(experience.train) // self.info.batch_size)
         self.record.batches[experience.index] = n_steps
         self.observer.experience_started(experience, n_steps)
         adapt(self.strategy, self.model, experience.train, self.info.batch_size, self.cursor, self.tally, self.limit,
-              on_chunk)
+              on_chunk, Skips(self.record) if self.recipe.on_nonfinite == "skip" else None)
         self.record.online[experience.index] = self.tally.accuracy
         self.record.calibration[experience.index] = self.tally.calibration
 
     def _measured(self, index: int) -> range:
         """Experiences whose held-out rows are answered after experience `index`; -1 is before the first.
 
-        Those that were learned, or all of a stream of domains; of an unlabelled stream they are the same rows.
+        Those that were learned, or all of a stream of domains; the newest alone where all are not due; of an unlabelled
+        stream they are the same rows.
         """
-        if not self.info.is_labelled:
+        is_due = (index + 1) % self.recipe.evaluate_every == 0 or index == len(self.stream) - 1
+        if not self.info.is_labelled or not is_due:
             return range(max(index, 0), max(index, 0) + 1)
         return range(len(self.stream) if self.info.setting is Setting.DOMAIN else index + 1)
 
     def _tests(self, indices: range) -> Iterator[tuple[int, TestSet]]:
         for index in indices:
             test = self.stream.test(index)
-            yield index, TestSet(self._resident(test.data), test.classes, test.setting)
+            yield index, dataclasses.replace(test, data=self._resident(test.data))
 
     def _advice(self) -> str:
         """What to try where the run diverges."""
         return "a lower train.lr, or train.clip=1.0" if self.info.is_labelled else lower_rate(self.strategy)
 
     def _test_expert(self, index: int) -> None:
-        matrix = AccuracyMatrix(len(self.stream))
-        evaluate(self.strategy, self.model, self._tests(range(index, index + 1)), matrix, index + 1)
+        matrix = AccuracyMatrix(len(self.stream), self.info.is_language)
+        evaluate(self.strategy, self.model, self._tests(range(index, index + 1)), matrix, index + 1, seed=self.seed)
         self.record.expert[index] = matrix.compute().task_accuracy[index, index]
 
     def _evaluate(self, index: int) -> None:
         record = self.record
         own = own_figures(self.strategy)
         self._check_weights()
-        evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1, self._advice())
+        evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1, self._advice(),
+                 self.seed)
         computed = self.matrix.compute()
-        record.initial, record.accuracy = computed.initial, computed.accuracy
-        record.task_accuracy = computed.task_accuracy
+        record.initial, record.accuracy, record.loss = computed.initial, computed.accuracy, computed.loss
+        record.task_accuracy, record.initial_loss = computed.task_accuracy, computed.initial_loss
         if self.info.is_online and self.online_rows == len(self.stream[index].train):
             record.online[index] = self.online_hits / max(self.online_rows, 1)
         record.strategy_metrics.append(own)
@@ -223,6 +231,7 @@ class _Run:
         record.n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.cursor = Cursor(index + 1, stream_step=self.cursor.stream_step)
         self.save(None)
+        self.observer.documented(self.strategy.documents())
         self.observer.evaluated(index, record, own)
 
     def _check_weights(self) -> None:
@@ -232,25 +241,39 @@ class _Run:
 
     # checkpoints
 
-    def save(self, optimizer: Optimizer | None, *, is_inside: bool = False) -> None:
-        """Write a checkpoint: between two steps (`is_inside`), or between experiences."""
+    def pause(self, optimizer: Optimizer | None, losses: Sequence[float]) -> None:
+        """Between two chunks: write a checkpoint where one is due, and leave where a signal asks for that."""
+        is_leaving = is_asked()
+        is_due = is_leaving or time.monotonic() - self._saved_at >= self.recipe.checkpoint_every
+        if self.vault is not None and is_due:
+            self.save(optimizer, losses, is_inside=True)
+        self.observer.stepped(self.cursor, losses)
+        if is_leaving:
+            leave(is_saved=self.vault is not None)
+
+    def save(self, optimizer: Optimizer | None, losses: Sequence[float] = (), *, is_inside: bool = False) -> None:
+        """Write a checkpoint: between two chunks (`is_inside`), the last of which had `losses`, or experiences."""
         if self.vault is None:
             return
-        model = self.model.state_dict()
         self._check_weights()
+        state = self.state(optimizer, is_inside=is_inside)
+        self.observer.saving(self.cursor, losses)
+        self.vault.save(state, self.cursor.experience, self.cursor.stream_step)
+        self._saved_at = time.monotonic()
+
+    def state(self, optimizer: Optimizer | None, *, is_inside: bool) -> dict[str, Any]:
+        """All that a run goes on from; its tensors are those of the run."""
         seconds = self.record.seconds.clone()
         if is_inside:
             seconds[self.cursor.experience] += time.monotonic() - self._clock
-        state = {
-            "cursor": dataclasses.asdict(self.cursor), "model": model, "strategy": self.strategy.state_dict(),
-            "optimizer": None if optimizer is None else optimizer.state_dict(), "rng": seeding.capture(),
-            "record": {**self.record.state_dict(), "seconds": seconds}, "matrix": self.matrix.state_dict(),
+        return {
+            "cursor": dataclasses.asdict(self.cursor), "model": self.model.state_dict(),
+            "strategy": self.strategy.state_dict(), "rng": seeding.capture(), "retries": self.retries.state_dict(),
+            "optimizer": None if optimizer is None else optimizer.state_dict(), "tally": self.tally.state_dict(),
+            "matrix": packed(self.matrix.state_dict()),
+            "record": packed({**self.record.state_dict(), "seconds": seconds}),
             "online": (self.online_hits, self.online_rows), "carried": self.carried, "is_inside": is_inside,
-            "tally": self.tally.state_dict(),
         }
-        self.observer.saving(self.cursor)
-        self.vault.save(state, self.cursor.experience, self.cursor.stream_step)
-        self._saved_at = time.monotonic()
 
     def _take_up(self) -> None:
         """Put back the newest checkpoint, if there is one."""
@@ -258,7 +281,8 @@ class _Run:
         if state is None:
             return
         with fitting():
-            self.record = StreamRecord.from_state_dict(state["record"])
+            self.record = StreamRecord.from_state_dict(unpacked(state["record"]))
+            state = {**state, "matrix": unpacked(state["matrix"])}
             own, kept = ({name: (value.shape, value.dtype) for name, value in counts.items()}
                          for counts in (self.matrix.state_dict(), state["matrix"]))
             if own != kept or self.record.n_experiences != len(self.stream):
@@ -274,11 +298,13 @@ class _Run:
         self.strategy.load_state_dict(self.model, copy.deepcopy(state["strategy"]))  # may be put back twice
         self.online_hits, self.online_rows = state["online"]
         self.carried = state["carried"]
+        self.retries.load_state_dict(state.get("retries"))
         self.tally.load_state_dict(state["tally"])
 
-    def is_due(self) -> bool:
-        """Whether the next checkpoint inside an experience should be written now."""
-        return self.vault is not None and time.monotonic() - self._saved_at >= self.recipe.checkpoint_every
+    def put_back(self, state: dict[str, Any]) -> None:
+        """Be where a state was taken; those who hold the cursor keep it."""
+        vars(self.cursor).update(state["cursor"])
+        self.restore(state)
 
     def take_pending(self) -> dict[str, Any] | None:
         """The state to go on from, handed out once."""
@@ -289,60 +315,3 @@ class _Run:
     def pending_call(self) -> int:
         """The `train` call that was interrupted; -1 where nothing waits."""
         return -1 if self._pending is None else int(self._pending["cursor"]["call"])
-
-
-class _Calls:
-    """Numbers the `train` calls of one experience, and skips those that an interrupted run had finished."""
-
-    def __init__(self, run: _Run, experience: Experience) -> None:
-        self._run, self._experience, self._n = run, experience, 0
-
-    def train(self, data: Dataset) -> None:
-        """Run the recipe's epochs over `data`."""
-        run, call = self._run, self._n
-        self._n += 1
-        if call < run.pending_call:
-            return
-        state = run.take_pending()
-        if state is None:
-            run.cursor = Cursor(run.cursor.experience, call, stream_step=run.cursor.stream_step)
-        else:
-            run.cursor = Cursor(**state["cursor"])
-            run.restore(state)
-        recipe = run.recipe
-        chunks = Chunks(data, recipe.batch_size, recipe.epochs, run.seed, run.cursor, _CHUNK)
-        run.observer.experience_started(self._experience, chunks.n_steps)
-        if run.cursor.epoch < recipe.epochs and chunks.steps_per_epoch:
-            self._fit(chunks, state)
-        elif state is not None:
-            seeding.restore(state["rng"])
-
-    def _fit(self, chunks: Chunks, state: dict[str, Any] | None) -> None:
-        run = self._run
-        hits, rows = run.online_hits, run.online_rows
-
-        def on_start(optimizer: Optimizer) -> None:
-            if state is not None:
-                with fitting():
-                    optimizer.load_state_dict(state["optimizer"])
-                    seeding.restore(state["rng"])
-            elif run.carried is not None:
-                with fitting():
-                    carry_on(optimizer, run.carried)
-
-        def on_chunk(optimizer: Optimizer, losses: Sequence[float]) -> None:
-            if run.info.is_online:
-                run.online_hits, run.online_rows = hits + int(learner.online_hits), rows + learner.online_rows
-            if not run.recipe.reset_optimizer:
-                run.carried = optimizer.state_dict()
-            if run.is_due():
-                run.save(optimizer, is_inside=True)
-            run.observer.stepped(run.cursor, losses)
-
-        learner = Learner(run.strategy, run.model, run.recipe, run.cursor, steps_per_epoch=chunks.steps_per_epoch,
-                          n_steps=chunks.n_steps, is_online=run.info.is_online, on_start=on_start, on_chunk=on_chunk)
-        run.model.train()
-        with interruptible():
-            run.hardware.trainer().fit(learner, train_dataloaders=chunks)
-        run.model.to(run.device)
-        run.model.zero_grad(set_to_none=True)

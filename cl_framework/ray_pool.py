@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_framework.errors import ClfError, ConfigError, Stopped
+from cl_framework.errors import ClfError, ConfigError
 from cl_framework.pool import Died, Work
 from cl_framework.registry import see_current_folder
+from cl_framework.stopping import leave
 
 PATIENCE = 20.0
 """Seconds without an answer after which the head of a cluster is given up."""
@@ -104,7 +105,7 @@ class Cluster:
             try:
                 done: list[Hashable] = self._ray.wait(list(handles), num_returns=1, timeout=1.0)[0]
             except SystemExit:  # Ray makes a plain one of what the handler of SIGTERM raises
-                raise Stopped from None
+                leave(is_saved=False)
             if done:
                 return done
             if all(_answers(door) for door in self._doors):

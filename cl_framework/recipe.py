@@ -46,6 +46,11 @@ class Recipe:
     """Largest gradient norm; none when null."""
     reset_optimizer: bool = True
     """Begin every experience with a fresh optimizer; false carries its state (moments, momentum) on."""
+    on_nonfinite: Literal["stop", "skip", "reset"] = "stop"
+    """Where loss or weights are not finite: the run stops; or the step is left out, as if it had never been; or the
+    experience's training begins anew at half the learning rate, up to 3 times."""
+    evaluate_every: int = bounded(1, low=1)
+    """All seen experiences are evaluated after every so many, and after the last; in between the newest alone."""
     checkpoint_every: float = bounded(120.0, low=0.0)
     """Seconds between checkpoints inside an experience; one is written after every experience in any case."""
 

@@ -16,7 +16,10 @@ import torch
 import torchmetrics
 from torch import Tensor
 
-_TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibration", "seconds", "batches")
+_TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibration", "seconds", "batches",
+            "initial_loss", "loss")
+_LATER = ("initial_loss", "loss")
+"""Those that a record of an earlier clf has not."""
 
 
 def _unmeasured(*shape: int) -> Tensor:
@@ -40,9 +43,14 @@ class StreamRecord:
         n_rounds: how often the same experiences come round, T / n_rounds of them at a time.
         seconds: training time of each experience, [T], 0 before it is learned.
         batches: how many batches it was met in, [T]; of unlabelled streams alone.
+        loss: mean -log p of a token of the held-out texts of experience j after learning experience i, in nats, [T, T];
+            its exponential is the perplexity. Of language streams whose tests have texts alone.
+        initial_loss: the same before any training, [T].
         n_parameters: of the model after the last experience learned.
         memory_bytes: what the strategy keeps after the last experience learned.
         strategy_metrics: what the strategy said of itself, one mapping for each experience learned.
+        skipped_steps: steps of the stream that were left out, as they led to what is not finite.
+        resets: how often a `train` call began anew for that reason.
 
     >>> record = StreamRecord(n_experiences=2)
     >>> record.accuracy[0, 0] = 0.9
@@ -61,9 +69,13 @@ class StreamRecord:
     n_rounds: int = 1
     seconds: Tensor = field(init=False)
     batches: Tensor = field(init=False)
+    loss: Tensor = field(init=False)
+    initial_loss: Tensor = field(init=False)
     n_parameters: int | None = None
     memory_bytes: int | None = None
     strategy_metrics: list[dict[str, float]] = field(default_factory=list)
+    skipped_steps: list[int] = field(default_factory=list)
+    resets: int = 0
 
     def __post_init__(self) -> None:
         n = self.n_experiences
@@ -71,6 +83,7 @@ class StreamRecord:
             raise ValueError(f"a stream has at least one experience, got {n}")
         self.accuracy, self.task_accuracy = _unmeasured(n, n), _unmeasured(n, n)
         self.initial, self.expert = _unmeasured(n), _unmeasured(n)
+        self.loss, self.initial_loss = _unmeasured(n, n), _unmeasured(n)
         self.online, self.calibration, self.batches = _unmeasured(n), _unmeasured(n), _unmeasured(n)
         self.seconds = torch.zeros(n, dtype=torch.float64)
 
@@ -80,14 +93,33 @@ class StreamRecord:
         measured = self.accuracy.isnan().logical_not().any(1).nonzero()
         return int(measured.max()) + 1 if len(measured) else 0
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether held-out texts were measured, so that there are losses."""
+        return not bool(self.loss.isnan().all())
+
+    @property
+    def perplexity(self) -> Tensor:
+        """exp of the losses, [T, T]; NaN where not measured.
+
+        >>> record = StreamRecord(n_experiences=1)
+        >>> record.loss[0, 0] = 0.0
+        >>> record.perplexity.tolist()
+        [[1.0]]
+        """
+        return self.loss.exp()
+
     def rows(self) -> list[list[str]]:
         """R as a table: a header, then a row for each experience learned; empty where not measured.
 
         Columns are in the order of the stream, however many there are.
         """
         header = ["after", *(str(column) for column in range(self.n_experiences))]
-        return [header, *([str(index), *("" if value != value else repr(value) for value in row)]
-                          for index, row in enumerate(self.accuracy[: self.n_done].tolist()))]
+        return [header, *(self.row(index) for index in range(self.n_done))]
+
+    def row(self, index: int) -> list[str]:
+        """A row of that table: what is known after experience `index`."""
+        return [str(index), *("" if value != value else repr(value) for value in self.accuracy[index].tolist())]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`."""
@@ -96,6 +128,7 @@ class StreamRecord:
             "memory_bytes": self.memory_bytes,
             "joint": None if self.joint is None else self.joint.clone(),
             "strategy_metrics": [dict(metrics) for metrics in self.strategy_metrics],
+            "skipped_steps": list(self.skipped_steps), "resets": self.resets,
             **{name: vars(self)[name].clone() for name in _TENSORS},
         }
 
@@ -104,10 +137,14 @@ class StreamRecord:
         """The record that `state_dict` copied."""
         record = cls(n_experiences=state["n_experiences"], n_rounds=state["n_rounds"], joint=state["joint"],
                      n_parameters=state["n_parameters"], memory_bytes=state["memory_bytes"],
-                     strategy_metrics=[dict(metrics) for metrics in state["strategy_metrics"]])
+                     strategy_metrics=[dict(metrics) for metrics in state["strategy_metrics"]],
+                     skipped_steps=[int(step) for step in state.get("skipped_steps", [])],
+                     resets=int(state.get("resets", 0)))
         if not isinstance(record.joint, Tensor | None):
             raise ValueError(f"the joint reference of a record is {record.joint!r}, expected a tensor or None")
         for name in _TENSORS:
+            if name in _LATER and name not in state:
+                continue
             value: Tensor = state[name]
             if value.shape != vars(record)[name].shape:
                 raise ValueError(f"{name} of a record of {record.n_experiences} experiences must have shape "
@@ -117,21 +154,26 @@ class StreamRecord:
 
 
 class Accuracies(NamedTuple):
-    """Accuracies before training, [T], and after each experience, [T, T]; twice, as `TestSet.score` counts them."""
+    """Accuracies before training, [T], and after each experience, [T, T]; twice, as `TestSet.score` counts them. Then
+    mean losses of the right texts' tokens, in nats, likewise."""
 
     initial: Tensor
     accuracy: Tensor
     task_initial: Tensor
     task_accuracy: Tensor
+    initial_loss: Tensor
+    loss: Tensor
 
 
 class AccuracyMatrix(torchmetrics.Metric):
     """Counts hits; the counts are summed across processes, so accuracies are exact whatever the batches.
 
-    Row 0 is before training, row i + 1 after experience i. The counts live on the device of the hits.
+    Row 0 is before training, row i + 1 after experience i. The counts live on the device of the hits; those of a
+    language stream, where a hit may be a part of one and tokens have losses, are sums in float64 on the CPU.
 
     Args:
         n_experiences: T.
+        is_language: count hits of [0, 1], and losses.
 
     >>> matrix = AccuracyMatrix(2)
     >>> right = torch.tensor([True, False, True])
@@ -147,12 +189,17 @@ class AccuracyMatrix(torchmetrics.Metric):
     hits: Tensor
     task_hits: Tensor
     totals: Tensor
+    nats: Tensor
+    tokens: Tensor
 
-    def __init__(self, n_experiences: int) -> None:
+    def __init__(self, n_experiences: int, is_language: bool = False) -> None:
         super().__init__()
-        shape = (n_experiences + 1, n_experiences)
-        for name in ("hits", "task_hits", "totals"):
-            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
+        self._is_language = is_language
+        shape, summed = (n_experiences + 1, n_experiences), torch.float64 if is_language else torch.int64
+        kinds = {"hits": summed, "task_hits": summed, "totals": torch.int64,
+                 **({"nats": torch.float64, "tokens": torch.int64} if is_language else {})}
+        for name, dtype in kinds.items():
+            self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum", persistent=True)
 
     def update(self, row: int, columns: Tensor, hits: Tensor, task_hits: Tensor) -> None:
         """Count B answers.
@@ -160,19 +207,30 @@ class AccuracyMatrix(torchmetrics.Metric):
         Args:
             row: 0 before training, i + 1 after experience i.
             columns: the experience that each row belongs to, int64 [B].
-            hits, task_hits: which answers are right, bool [B].
+            hits, task_hits: which answers are right, bool [B]; of a language stream how right each is, of [0, 1].
 
         Raises:
             IndexError: there is no such row.
+            TypeError: answers are right in part, and the stream is none of language.
         """
         if not 0 <= row < len(self.totals):
             raise IndexError(f"row {row} is not between 0 (before training) and {len(self.totals) - 1}")
+        if hits.dtype.is_floating_point and not self._is_language:
+            raise TypeError(f"hits are {hits.dtype}, which a count of right answers would round; give bool, or set "
+                            "StreamInfo.is_language")
+        if self._is_language:
+            hits, task_hits = hits.cpu(), task_hits.cpu()
         if self.totals.device != hits.device:
             self.to(hits.device)
         columns = columns.to(hits.device)
-        self.hits[row].index_add_(0, columns, hits.long())
-        self.task_hits[row].index_add_(0, columns, task_hits.long())
+        self.hits[row].index_add_(0, columns, hits.to(self.hits.dtype))
+        self.task_hits[row].index_add_(0, columns, task_hits.to(self.task_hits.dtype))
         self.totals[row].index_add_(0, columns, torch.ones_like(columns))
+
+    def add_losses(self, row: int, column: int, losses: Tensor) -> None:
+        """Sum the losses of some tokens, in nats, [m]; of a language stream alone."""
+        self.nats[row, column] += losses.cpu().double().sum()
+        self.tokens[row, column] += len(losses)
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         """As torchmetrics wraps it, but a stream of one experience keeps its axes."""
@@ -180,14 +238,15 @@ class AccuracyMatrix(torchmetrics.Metric):
 
         def unsqueezed() -> Accuracies:
             n = len(self.totals) - 1
-            initial, accuracy, task_initial, task_accuracy = wrapped()
-            return Accuracies(initial.reshape(n), accuracy.reshape(n, n), task_initial.reshape(n),
-                              task_accuracy.reshape(n, n))
+            found = Accuracies(*wrapped())
+            return Accuracies(*(value.reshape(n) if name.endswith(("initial", "initial_loss")) else value.reshape(n, n)
+                                for name, value in found._asdict().items()))
 
         return unsqueezed
 
     def compute(self) -> Accuracies:
-        """Accuracies on the CPU, NaN where nothing was counted."""
+        """Accuracies and losses on the CPU, NaN where nothing was counted."""
         totals = self.totals.cpu().double()
         plain, within = self.hits.cpu() / totals, self.task_hits.cpu() / totals
-        return Accuracies(plain[0], plain[1:], within[0], within[1:])
+        loss = self.nats / self.tokens if self._is_language else torch.full_like(totals, torch.nan)
+        return Accuracies(plain[0], plain[1:], within[0], within[1:], loss[0], loss[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from cl_framework.prompt_records import read_prompts
 from cl_framework.summaries import Group
 
 _MOST_FIELDS = 2
@@ -53,8 +54,11 @@ def text(value: object) -> str:
 
 
 def changed(each: Group, label: str) -> str:
-    """One line on the fields of a strategy that are not at their defaults and that its label does not tell; or none."""
+    """One line on what results are to be called, where their strategy says so, and on the fields of a strategy that are
+    not at their defaults and that its label does not tell; or none."""
     fields = [f"{short(f'strategy.{name}', each.strategy)}={text(value)}"
               for name, value in each.strategy_fields.items()]
     untold = [field for field in fields if f" {field} " not in f"{label} "]
-    return f"{label}: {', '.join(untold)}" if untold else ""
+    records = [read_prompts(run.folder) for run in each.runs]
+    said = [*dict.fromkeys(record.label for record in records if record is not None), *untold]
+    return f"{label}: {', '.join(said)}" if said else ""

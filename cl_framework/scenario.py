@@ -13,6 +13,7 @@ from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
 from cl_framework.fields import check_ranges
 from cl_framework.isolation import opening
+from cl_framework.problems import Judge
 from cl_framework.types import Need, Phase, StreamInfo
 
 
@@ -81,6 +82,8 @@ class Part:
         class_names: their names.
         test_classes: labels that occur in the held-out rows; `classes` when None.
         name: what it is called in tables, e.g. a corruption.
+        judge: says how right replies to its training prompts are; None where it has none.
+        held_out: measures answers to the held-out rows in a way of its own; None goes by their labels.
     """
 
     train: Dataset
@@ -89,6 +92,8 @@ class Part:
     class_names: tuple[str, ...]
     test_classes: tuple[int, ...] | None = None
     name: str = ""
+    judge: Judge | None = None
+    held_out: TestSet | None = None
 
 
 class ResidentStream(Stream):
@@ -116,12 +121,14 @@ class ResidentStream(Stream):
             raise IndexError(f"the stream has experiences 0 to {len(self) - 1}, not {index}")
         part = self._parts[index]
         return Experience(index=index, classes=part.classes, class_names=part.class_names, train=part.train,
-                          task=index if self._is_task_aware else None, name=part.name,
+                          task=index if self._is_task_aware else None, name=part.name, judge=part.judge,
                           past=tuple(earlier.train for earlier in self._parts[:index]))
 
     def test(self, index: int) -> TestSet:
         """Held-out rows of the experience at `index`."""
         part = self._parts[index]
+        if part.held_out is not None:
+            return part.held_out
         classes = part.classes if part.test_classes is None else part.test_classes
         return TestSet(part.test, classes, self.info.setting)
 

@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cl_framework.data import Dataset
-from cl_framework.errors import PluginError
 from cl_framework.experience import Experience
 from cl_framework.fields import check_ranges
-from cl_framework.functional import cross_entropy
 from cl_framework.models import Model
 from cl_framework.recipe import Recipe
 from cl_framework.types import Batch, Inputs, Need, Output, StreamInfo
 
 ADDITIVE = ("setup", "before_experience", "train_data", "prepare_batch", "penalty", "after_backward", "after_step",
-            "after_experience", "metrics")
+            "after_experience", "metrics", "documents")
 """Hooks that a chain runs in order, part after part."""
 
 EXCLUSIVE = ("fit", "loss", "optimizer", "predict", "respond", "adapt")
@@ -49,6 +47,8 @@ class Strategy:
     """Hyperparameters at which the strategy is exactly fine-tuning; the conformance suite tests it."""
     makes_experts: ClassVar[bool] = False
     """Between `fit` and `after_experience` the model is an expert in the experience alone, and is tested on it once."""
+    speaks: ClassVar[bool] = False
+    """It works on language rows, which have no classes: the model's own loss is enough for it, or it has another."""
     known_failures: ClassVar[Mapping[str, str]] = {}
     """Conformance checks that fail, each with its reason; one that passes after all is an error."""
 
@@ -86,9 +86,10 @@ class Strategy:
         return batch
 
     def loss(self, model: Model, batch: Batch, output: Output) -> Tensor:
-        """The training loss, a scalar. By default the mean cross-entropy over the classes seen (over the
-        classes of its task for a row with a task label)."""
-        return cross_entropy(output.logits, batch.y, model.allowed(batch.task))
+        """The training loss, a scalar. By default the supervised one of the model: of a classifier the mean
+        cross-entropy over the classes seen (over the classes of its task for a row with a task label), of a language
+        model that over the tokens of answers."""
+        return model.loss(batch, output)
 
     def penalty(self, model: Model, batch: Batch, output: Output) -> Tensor:
         """A term added to the loss, a scalar."""
@@ -112,12 +113,14 @@ class Strategy:
         return logits
 
     def respond(self, model: Model, prompts: Sequence[str]) -> list[str]:
-        """Texts that answer prompts. Pure.
+        """Texts that answer prompts, one for each; a prompt may occur several times and is answered anew. Pure but for
+        torch's global generator, which is seeded for each call. By default what the model says, with no prompt of the
+        strategy's own.
 
         Raises:
-            PluginError: the strategy has no text form.
+            ConfigError: the model answers no text.
         """
-        raise PluginError(f"{type(self).__name__} does not answer text; use a strategy that defines `respond`")
+        return model.respond(prompts)
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
         """Learn from unlabelled rows and return the logits given for them; called on an online stream, for each batch
@@ -129,6 +132,11 @@ class Strategy:
 
     def metrics(self) -> Mapping[str, float]:
         """The strategy's own figures after an experience; pulled, never pushed."""
+        return {}
+
+    def documents(self) -> Mapping[str, Any]:
+        """What it has become that is no number, by name, as plain data for JSON: the run folder holds each as
+        `<name>.json`, written anew after every experience."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def answers_each_row_alone(strategy: Strategy) -> None:
 
 
 @contextmanager
-def _mode_watched(strategy: Strategy) -> Iterator[list[str]]:
+def mode_watched(strategy: Strategy) -> Iterator[list[str]]:
     """Wrap each hook that takes the model, and note where its mode is not left as it was."""
     faults: list[str] = []
 
@@ -223,7 +223,7 @@ def mode_is_restored(strategy: Strategy) -> None:
     """A hook leaves `model.training` as it found it, in training and in evaluation mode."""
     stream = toy_for(strategy).open()
     learner, model = fresh(strategy), toy_model(stream)
-    with _mode_watched(learner) as faults:
+    with mode_watched(learner) as faults:
         run_stream(learner, stream, model, recipe=toy_recipe())
         for mode in (True, False):
             model.train(mode)

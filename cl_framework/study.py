@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -24,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from cl_framework.errors import ClfError, ConfigError
+from cl_framework.files import write_atomic
 from cl_framework.search import Space, draw
 from cl_framework.seeding import derive
 from cl_framework.trials import Score, State, Trial
@@ -81,6 +83,7 @@ class Ledger:
     def __init__(self, name: str, space: Space, folder: Path, storage: str | None, holder: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._holder, self._name = space, holder, name
+        self._signs: dict[int, tuple[Any, float]] = {}
         self.where = str(folder / JOURNAL) if storage is None else public(storage)
         self._elsewhere = "out=DIR" if storage is None else "search.storage"
         self._axes: dict[str, BaseDistribution] = {
@@ -216,12 +219,18 @@ class Ledger:
                                               axis)
 
     def _sign(self, optuna_number: int) -> None:
-        self._storage.set_trial_user_attr(self._trial_id(optuna_number), "held", [self._holder, time.time()])
+        self._storage.set_trial_user_attr(self._trial_id(optuna_number), "held", [self._holder, uuid.uuid4().hex])
 
     def _is_dead(self, found: FrozenTrial) -> bool:
-        """A running trial of this holder began before a restart; another holder's is dead without a sign of life."""
-        holder, seen = found.user_attrs.get("held", [self._holder, 0.0])
-        return bool(holder == self._holder or time.time() - seen > STALE)
+        """A running trial of this holder began before a restart; another holder's is dead without a sign of life.
+
+        Clocks of machines differ and jump, so a sign is a word, and counts as new while this process sees it change.
+        """
+        holder, sign = found.user_attrs.get("held", [self._holder, ""])
+        seen, since = self._signs.get(found.number, (None, 0.0))
+        if seen != sign:
+            self._signs[found.number] = sign, (since := time.monotonic())
+        return bool(holder == self._holder or time.monotonic() - since > STALE)
 
 
 def public(address: str) -> str:
@@ -240,7 +249,7 @@ def _journal(path: Path) -> BaseStorage:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
-            path.write_bytes(whole)
+            write_atomic(path, whole)
     return JournalStorage(JournalFileBackend(str(path)))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from cl_framework.experience_figures import Figures
+from cl_framework.intact import is_whole
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "scenario": (str,), "strategy": (str,), "model": (str,), "seed": (int,),
@@ -49,6 +50,8 @@ def faults_of(content: Mapping[str, Any]) -> list[str]:
         elif not all(value is None or math.isnan(value) or _lies_in(value, 0) for row in matrix for value in row):
             faults.append("'accuracy_matrix' has values outside 0 to 1")
     faults += [f"{text!r} holds signs that are not shown" for text in _texts(content) if _HIDDEN.search(text)]
+    if not faults and not is_whole(content):
+        faults.append("its content has another digest than it states")
     if not isinstance(content.get("strategy_fields", {}), dict):
         faults.append(f"'strategy_fields' is {content['strategy_fields']!r}")
     return faults

@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework.columns import columns, flat, measure_of, percent
+from cl_framework.columns import OF_TEXTS, columns, flat, measure_of, percent
 from cl_framework.error_table import run_errors
 from cl_framework.estimates import estimate
 from cl_framework.pairing import DEFAULT, Measure
@@ -31,6 +31,8 @@ def one_run(run: Summary) -> RenderableType:
     only = group([run])[0]
     main = columns([only], measure_of([only], DEFAULT))
     rows = [*((flat(heading), f"{percent(only.metrics[name].mean)} %") for name, heading in main.items()
+              if name in only.metrics),
+            *((flat(heading), _raw(only.metrics[name].mean)) for name, heading in OF_TEXTS.items()
               if name in only.metrics), ("seconds", _plain(run.seconds or 0.0))]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()

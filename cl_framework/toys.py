@@ -13,6 +13,7 @@ from cl_framework.protocol import build_model
 from cl_framework.recipe import Recipe
 from cl_framework.scenario import Part, Pretraining, ResidentStream, Stream
 from cl_framework.seeding import generator
+from cl_framework.speaking_toys import speaking_model
 from cl_framework.types import Need, Setting, StreamInfo
 
 SHAPE = (1, 4, 4)
@@ -97,7 +98,10 @@ class Toy:
 
 
 def toy_model(stream: Stream, seed: int = 0) -> Model:
-    """A network of one small hidden layer for a toy stream; it has normalisation where rows are unlabelled."""
+    """A network of one small hidden layer for a toy stream; it has normalisation where rows are unlabelled, and speaks
+    where they are texts."""
+    if stream.info.is_language:
+        return speaking_model(seed)
     return build_model(MLP(hidden=[16], norm="none" if stream.info.is_labelled else "batch"), stream.info, seed)
 
 

@@ -15,13 +15,23 @@ from typing import Any, TypeVar
 
 from cl_framework.config import Job
 from cl_framework.diagnostics import Diagnostics
-from cl_framework.metrics import StreamRecord
+from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.types import StreamInfo
+from cl_framework.wandb_about import about, newest_checkpoint, record_files, tags
+from cl_framework.wandb_content import numbers, tables
+from cl_framework.wandb_heatmap import heatmap
+from cl_framework.wandb_keys import HEATMAP, SECTIONS, step_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_MOST_TABLES = 20
+"""Longer streams show their tables once, at the end."""
+_PATIENCE = 300.0
+"""Seconds that W&B may go on sending when a run is over."""
+_WELCOME = 30.0
+"""Seconds without an answer after which a run is recorded for later."""
 HINT = "W&B is off: no API key is configured. track.wandb=offline records runs for a later `wandb sync`"
 
 
@@ -63,6 +73,7 @@ class _Tracker(Observer, ABC):
     def __init__(self, job: Job) -> None:
         self._job, self._every, self._is_on = job, job.tracking.every, True
         self._is_labelled = True
+        self._off: set[str] = set()
 
     def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Open the log."""
@@ -77,13 +88,18 @@ class _Tracker(Observer, ABC):
     def put(self, values: Mapping[str, float], step: int) -> None:
         """Write named numbers at a step of their axis."""
 
-    def guard(self, action: Callable[[], T]) -> T | None:
-        """Do something that may fail; the first failure switches the logger off with one warning."""
-        if not self._is_on:
+    def guard(self, action: Callable[[], T], part: str = "") -> T | None:
+        """Do something that may fail; the first failure switches the logger, or a part of it, off with one warning."""
+        if not self._is_on or part in self._off:
             return None
         try:
             return action()
         except Exception as error:
+            if part:
+                self._off.add(part)
+                log.warning("%s failed (%s: %s); its %s are left out of the rest of this run, its numbers are not",
+                            self.label, type(error).__name__, error, part)
+                return None
             self._is_on = False
             log.warning("%s failed (%s: %s); it is off for the rest of this run", self.label, type(error).__name__,
                         error)
@@ -128,8 +144,13 @@ def _public_words() -> Iterator[None]:
         sys.argv = words
 
 
+def _patience(settings: Any) -> dict[str, Any]:
+    """How long W&B may send when a run is over, where it has such a limit; what is left lies in the run folder."""
+    return {"finish_timeout": _PATIENCE} if "finish_timeout" in settings.model_fields else {}
+
+
 class Wandb(_Tracker):
-    """A Weights & Biases run; a resumed run keeps its id."""
+    """A Weights & Biases run; a resumed run keeps its id, and writes each line at the step that it had."""
 
     label = "W&B"
 
@@ -137,32 +158,96 @@ class Wandb(_Tracker):
         super().__init__(job)
         self._folder, self._id, self._mode = folder, run_id, mode
         self._run: Any = None
+        self._stream_step = self._step = 0
+
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
+        """Open the run where the stream begins, or goes on."""
+        self._stream_step = cursor.stream_step
+        super().started(info, record, cursor)
 
     def open(self) -> None:
-        """Open the run and name the axis of each group of panels."""
+        """Open the run, name the axis of each section, and say what the run is."""
         import wandb
 
         job = self._job
-        with _public_words():
-            self._run = wandb.init(
-                dir=self._folder, id=self._id, resume="allow", mode="online" if self._mode == "online" else "offline",
-                project=job.tracking.project, entity=job.tracking.entity, config=job.tree, group=job.hash,
-                job_type=job.phase.value, tags=[job.name("scenario"), job.name("strategy")],
-                name=f"{job.name('scenario')}-{job.name('strategy')}-seed{job.seed}",
-                settings=wandb.Settings(silent=True, init_timeout=30, x_disable_stats=True),
-            )
-        self._run.define_metric("train/*", step_metric="stream/step")
-        self._run.define_metric("experience/*", step_metric="experience/index")
+        said = about(job, self._folder)
 
-    def put(self, values: Mapping[str, float], step: int) -> None:
+        def begin(mode: str) -> Any:
+            return wandb.init(
+                dir=self._folder, id=self._id, resume="allow", mode="online" if mode == "online" else "offline",
+                project=job.tracking.project, entity=job.tracking.entity, config={**job.tree, "about": said},
+                group=job.hash, job_type=said["phase"], tags=tags(job),
+                name=f"{job.name('scenario')}-{job.name('strategy')}-seed{job.seed}",
+                settings=wandb.Settings(silent=True, init_timeout=_WELCOME, x_disable_stats=True,
+                                        **_patience(wandb.Settings)),
+            )
+
+        with _public_words():
+            try:
+                self._run = begin(self._mode)
+            except Exception as error:
+                if self._mode != "online":
+                    raise
+                log.warning("W&B does not take the run (%s: %s); it is recorded in %s, and `wandb sync` sends it later",
+                            type(error).__name__, str(error).partition("\n")[0], self._folder / "wandb")
+                wandb.teardown()  # its service holds on to the run that it could not begin
+                self._run = begin("offline")
+        for section, axis in SECTIONS.items():
+            self._run.define_metric(f"{section}/*", step_metric=axis)
+        self._run.summary.update(said)
+
+    def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
+        """Log the mean loss of a chunk, now and then."""
+        self._stream_step = cursor.stream_step
+        self._step = step_of(cursor.stream_step, cursor.experience, is_evaluated=False)
+        super().stepped(cursor, losses)
+
+    def put(self, values: Mapping[str, Any], step: int) -> None:
         """Log; the axes travel among the values."""
-        self._run.log(dict(values))
+        self._run.log(dict(values), step=self._step)
+
+    def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
+        """Log what was measured: as numbers, and as tables and a picture where these are small, or at the end."""
+        self._step = step_of(self._stream_step, index, is_evaluated=True)
+        super().evaluated(index, record, own)
+        self.guard(lambda: self._show(index, record))
+
+    def _show(self, index: int, record: StreamRecord) -> None:
+        job, metrics = self._job, installed_metrics()
+        measured = compute_all(record, metrics)
+        has_tables = record.n_experiences <= _MOST_TABLES or index == record.n_experiences - 1
+        self._run.log({**numbers(index, record, measured, metrics, self._stream_step, is_labelled=self._is_labelled)},
+                      step=self._step, commit=not has_tables)
+        if has_tables:
+            self.guard(lambda: self._show_tables(record, measured), "tables")
+        file = newest_checkpoint(self._folder) if job.tracking.checkpoints else None
+        if file is not None:
+            self.guard(lambda: self._keep("checkpoint", [file], f"experience-{index}"), "files")
+
+    def _show_tables(self, record: StreamRecord, measured: Mapping[str, float]) -> None:
+        import wandb
+
+        sheets = tables(record, self._job, self._folder, measured, is_labelled=self._is_labelled)
+        shown: dict[str, Any] = {key: wandb.Table(columns=list(sheet.columns), data=[list(row) for row in sheet.rows])
+                                 for key, sheet in sheets.items()}
+        if self._is_labelled:
+            title = f"{self._job.name('scenario')} {self._job.name('strategy')} seed {self._job.seed}"
+            shown[HEATMAP] = wandb.Html(heatmap(record, title), inject=False)
+        self._run.log(shown, step=self._step, commit=True)
 
     def finished(self, record: StreamRecord) -> None:
-        """Write the final metrics as the run's summary."""
-        from cl_framework.metrics import compute_all, installed_metrics
-
+        """Write the final metrics as the run's summary, and keep its small files."""
         self.guard(lambda: self._run.summary.update(compute_all(record, installed_metrics())))
+        self.guard(lambda: self._keep("record", record_files(self._folder), "finished"), "files")
+
+    def _keep(self, kind: str, files: Sequence[Path], alias: str) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"{kind}-{self._job.hash}-seed{self._job.seed}", type=kind,
+                                  metadata=about(self._job, self._folder))
+        for file in files:
+            artifact.add_file(str(file), name=file.name)
+        self._run.log_artifact(artifact, aliases=["latest", alias])
 
     def close(self) -> None:
         """Finish the run."""

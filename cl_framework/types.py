@@ -26,6 +26,7 @@ class Need(StrEnum):
     PRETRAINED = "pretrained"
     TEXT = "text"
     UNLABELLED = "unlabelled"
+    VERIFIER = "verifier"
 
 
 class Phase(StrEnum):
@@ -82,8 +83,10 @@ class StreamInfo:
         augment: the batched augmentation of training rows: "none", "crop" or "crop_flip".
         seed: the training seed, from which a strategy draws its own generators.
         is_labelled: its rows are learned with labels; else they reach a strategy through `adapt` alone.
-        batch_size: rows a batch of an unlabelled stream.
+        batch_size: rows of one step; of an unlabelled stream the scenario's, else the recipe's.
         n_rounds: how often the same experiences come round.
+        is_language: a row is a mapping of two texts, `prompt` and `answer`, each as UTF-8 bytes, uint8 [B, n] padded
+            with 0; its label says nothing, and `input_shape` is the two widths.
     """
 
     n_experiences: int
@@ -99,6 +102,7 @@ class StreamInfo:
     is_labelled: bool = True
     batch_size: int = 0
     n_rounds: int = 1
+    is_language: bool = False
 
 
 def select(inputs: Inputs, rows: Tensor) -> Inputs:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
-from cl_framework.errors import ConfigError, Stopped
+from cl_framework.errors import ConfigError
 from cl_framework.grammar import Command
 from cl_framework.keys import LAUNCHING, launcher_of, single, take
 from cl_framework.launchers import Launcher, using
+from cl_framework.stopping import heeding
 
 _MOST_JOBS = 10_000
 
@@ -26,13 +25,14 @@ _MOST_JOBS = 10_000
 def _launched(values: dict[str, list[Any]]) -> Iterator[Launcher]:
     """The launcher that was asked for; its processes import what runs need while this one does."""
     launcher = launcher_of(values)
-    launcher.prepare("cl_framework.tuning_pool")
-    try:
-        with heeding_sigterm(), using(launcher):
-            yield launcher
-    except BaseException:
-        launcher.stop()
-        raise
+    with heeding():
+        try:
+            launcher.prepare("cl_framework.tuning_pool")
+            with using(launcher):
+                yield launcher
+        except BaseException:
+            launcher.stop()
+            raise
 
 
 def train_verb(command: Command) -> int:
@@ -177,20 +177,6 @@ def _line(command: Command) -> str:
     """A command as it was given, without the address of a database, which may hold a password."""
     given = {key: values for key, values in command.values.items() if key != "search.storage"}
     return " ".join(["clf", command.verb, *(f"{key}={_text(values)}" for key, values in given.items())])
-
-
-@contextmanager
-def heeding_sigterm() -> Iterator[None]:
-    """SIGTERM ends what runs inside as `Stopped`."""
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise Stopped
 
 
 def _text(values: Sequence[Any]) -> str:

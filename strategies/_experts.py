@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from cl_framework.data import Dataset
 from cl_framework.experience import Experience
-from cl_framework.functional import cross_entropy
 from cl_framework.merging import Layer, Merger, Merging
 from cl_framework.models import Model
 from cl_framework.strategy import Strategy
@@ -40,6 +39,7 @@ class Experts(Strategy, Merging):
     of `Merging` it needs."""
 
     makes_experts: ClassVar[bool] = True
+    speaks: ClassVar[bool] = True
     training_fields: ClassVar[frozenset[str]] = frozenset({"start", "bn_stats"})
 
     start: Literal["anchor", "previous", "merged"] = "anchor"
@@ -77,17 +77,19 @@ class Experts(Strategy, Merging):
 
     def loss(self, model: Model, batch: Batch, output: Output) -> Tensor:
         """Cross-entropy over the experience's classes; over all classes seen for a replayed row of another class."""
-        own = torch.zeros(output.logits.shape[1], dtype=torch.bool, device=batch.y.device)
+        own = torch.zeros(model.n_seen, dtype=torch.bool, device=batch.y.device)
         own[self._classes] = True
-        return cross_entropy(output.logits, batch.y, own | ~own[batch.y].unsqueeze(1))
+        return model.loss(batch, output, own | ~own[batch.y].unsqueeze(1))
 
     @torch.no_grad()
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Merge the expert, and put the merged model in its place."""
+        model.fold()
         current = _tensors(model, self._parts)
         if self.start == "previous":
             self._previous = {name: value.clone() for name, value in current.items()}
-        self._average_statistics(current)
+        buffers = frozenset(name for name, _ in model.named_buffers())
+        self._average_statistics({name: value for name, value in current.items() if name in buffers})
         self._merger.absorb([{name: current[name] - self._anchor[name] for name in self._merger.names}])
         for name in () if self._merger.is_expert else self._merger.names:
             current[name].copy_(self._merger.weight(name, self._anchor[name]))
@@ -147,11 +149,13 @@ class Experts(Strategy, Merging):
 
 
 def layers_of(model: Model, parts: tuple[str, ...]) -> list[Layer]:
-    """The parameters of some parts of a model as layers; those of the head are "other"."""
+    """The parameters of some parts of a model as layers; those of the head are "other". A tied one counts once. Of a
+    model with an adapter they are the weights that it lies beside."""
+    names = frozenset(name for name, _ in model.named_parameters()) if model.adapter is None else model.adapter.weights
     return [Layer(name=f"{place}.{leaf}", kind=_kind(module) if leaf == "weight" else "other",
                   is_leaf=next(module.children(), None) is None)
             for place, module in model.named_modules() if place.partition(".")[0] in parts
-            for leaf, _ in module.named_parameters(recurse=False)]
+            for leaf, _ in module.named_parameters(recurse=False) if f"{place}.{leaf}" in names]
 
 
 def _kind(module: nn.Module) -> Literal["linear", "conv", "other"]:

@@ -37,6 +37,7 @@ class ER(Strategy):
     """Replays stored rows beside the incoming ones."""
 
     neutral: ClassVar[Mapping[str, object]] = {"memory_size": 0}
+    speaks: ClassVar[bool] = True
 
     memory_size: int = bounded(500, low=0)
     """Rows that are kept in all; 0 for none."""

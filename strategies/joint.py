@@ -32,6 +32,7 @@ class Joint(Strategy):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.HISTORY})
     neutral: ClassVar[Mapping[str, object]] = {}
+    speaks: ClassVar[bool] = True
 
     from_scratch: bool = True
     """Begin each experience with the initial weights; False goes on from the last ones."""

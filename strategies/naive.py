@@ -23,3 +23,4 @@ class Naive(Strategy):
     """Fine-tuning; every hook is the default."""
 
     neutral: ClassVar[Mapping[str, object]] = {}
+    speaks: ClassVar[bool] = True

@@ -100,7 +100,7 @@ def test_names_are_those_of_the_registry():
         assert [name for name, _ in options_of("show", kind, "", None)] == list(plugins(kind))
 
 
-@pytest.mark.parametrize("verb", sorted(set(KEYS) - {"train", "tune", "protocol", "merge", "evaluate"}))
+@pytest.mark.parametrize("verb", sorted(set(KEYS) - {"train", "tune", "sweep", "protocol", "merge", "evaluate"}))
 def test_keys_are_those_that_the_verb_takes(verb, capsys):
     assert cli.main([verb, "qqqqqqqq=1"]) == 2
     known = re.search("unknown key 'qqqqqqqq'; there are (.*)", capsys.readouterr().err)[1].split(", ")

@@ -25,12 +25,12 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def learn(folder=None, strategy=None, toy=None, model=None, more=(), **options):
+def learn(folder=None, strategy=None, toy=None, model=None, more=(), checkpoint_every=1e9, **options):
     stream = (toy or Toy()).open()
     model = model(stream) if model else toy_model(stream)
     watching = [*([] if folder is None else [Diagnostics(folder)]), *more]
-    record = run_stream(strategy or Strategy(), stream, model, recipe=toy_recipe(), observer=Observers(watching),
-                        **options)
+    record = run_stream(strategy or Strategy(), stream, model, recipe=toy_recipe(checkpoint_every=checkpoint_every),
+                        observer=Observers(watching), **options)
     return model, record
 
 
@@ -232,9 +232,8 @@ def test_a_run_taken_up_again_has_the_same_diagnostics(tmp_path, name, stop):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     learn(whole, load("strategy", name)())
     options = {"vault": Vault(tmp_path / "checkpoints", "a")}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
-        patch.setattr("cl_framework.protocol._Run.is_due", lambda run: True)
-        learn(cut, load("strategy", name)(), more=[stop], **options)
+    with pytest.raises(KeyError):
+        learn(cut, load("strategy", name)(), more=[stop], checkpoint_every=0, **options)
     assert (cut / "diagnostics").is_dir()
     learn(cut, load("strategy", name)(), **options)
     assert entries(cut) == entries(whole)

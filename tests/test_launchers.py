@@ -265,7 +265,7 @@ def test_ray_is_not_installed(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("words", "says"), [
     (["launcher=lokal"], "unknown launcher 'lokal'; did you mean 'local'?"),
-    (["launcher=slurm"], "unknown launcher 'slurm'; there are local, ray, sequential"),
+    (["launcher=slurm"], "unknown launcher 'slurm'; there are local, ray, sequential, vector"),
     (["launcher=local", "workers=0"], "workers must be a whole number of 1 or more, got 0"),
     (["launcher=local", "workers=two"], "workers must be a whole number of 1 or more, got two"),
     (["launcher=local,ray"], "launcher takes one value, got 2"),

@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 
+from cl_framework import study
 from cl_framework.errors import ClfError, ConfigError
 from cl_framework.search import Space, draw
 from cl_framework.study import JOURNAL, STALE, Ledger
@@ -92,12 +93,17 @@ def test_a_dead_trial_is_taken_up_under_its_number(opened):
 def test_a_trial_of_another_machine_is_left_alone_while_it_lives(opened, monkeypatch):
     opened("there").put_down(DRAWS)
     opened("there").claim(0)
-    assert not opened("here").claim(0) and opened("here").claim(1)
-    import cl_framework.study as study
-    now = study.time.time() + STALE + 1
-    opened("there").beat([])
-    monkeypatch.setattr(study.time, "time", lambda: now)
-    assert opened("here").claim(0)
+    here, now = opened("here"), [0.0]
+    monkeypatch.setattr(study.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(study.time, "time", lambda: 1e9 * (-1) ** int(now[0]))  # clocks jump, and decide nothing
+    assert not here.claim(0) and here.claim(1)
+    now[0] = STALE - 1
+    opened("there").beat([0])
+    assert not here.claim(0)
+    now[0] = 2 * STALE - 2
+    assert not here.claim(0)
+    now[0] = 2 * STALE
+    assert here.claim(0)
 
 
 def test_two_machines_that_put_down_at_once_have_one_study(opened, monkeypatch):

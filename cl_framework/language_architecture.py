@@ -1,0 +1,74 @@
+"""What every language model is configured by: adapter or all weights, seed prompt, length of rows, and sampling."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from cl_framework.adapters import Adapter
+from cl_framework.errors import ConfigError
+from cl_framework.fields import bounded
+from cl_framework.language import LanguageModel, Rows
+from cl_framework.models import Architecture
+from cl_framework.sampling import Sampling
+from cl_framework.types import StreamInfo
+from cl_framework.vocabulary import Vocabulary
+
+
+@dataclass(kw_only=True)
+class LanguageArchitecture(Architecture):
+    """A causal language model. A family says where network and vocabulary come from."""
+
+    speaks: ClassVar[bool] = True
+
+    adapter: Literal["none", "lora"] = "none"
+    """What is trained: all weights, or low-rank updates beside the linear layers (LoRA), the weights standing still."""
+    rank: int = bounded(8, low=1)
+    """Rank of the updates of adapter=lora."""
+    alpha: float = bounded(16.0, low=0.0)
+    """Scales the updates by alpha / rank."""
+    max_tokens: int = bounded(256, low=2)
+    """The longest row, prompt and answer, in tokens. Of a longer training row the answer loses its end and the prompt
+    its beginning; a prompt to be answered that leaves no room for the answer is an error."""
+    seed_prompt: str = "Answer the question."
+    """System prompt in front of every prompt, where a strategy brings none of its own."""
+    temperature: float = bounded(1.0, low=0.0)
+    """Divides the logits when a held-out prompt is answered; 0 takes the likeliest token."""
+    top_p: float = bounded(1.0, low=0.0, high=1.0)
+    """Answers draw among the likeliest tokens that hold this share of the probability."""
+    max_new_tokens: int = bounded(16, low=1)
+    """The longest answer, with its end token."""
+
+    @abstractmethod
+    def network(self) -> tuple[Any, Vocabulary]:
+        """The causal network with its weights, and its vocabulary.
+
+        Raises:
+            ConfigError: a package is not installed, or there is no such network.
+            DataError: the weights cannot be had.
+        """
+
+    def body(self, input_shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+        """The whole causal network, and the width of its hidden states."""
+        network = self.network()[0]
+        return network, int(network.config.hidden_size)
+
+    def build(self, info: StreamInfo) -> LanguageModel:
+        """Network, vocabulary, and an adapter where one is asked for (it draws from torch's global generator).
+
+        Raises:
+            ConfigError: the stream's rows are no prompts and answers, or `max_tokens` is more than the network takes.
+        """
+        name = type(self).__name__
+        if not info.is_language:
+            raise ConfigError(f"{name} answers prompts, and the scenario's rows are none; take scenario=verifiable or "
+                              "scenario=text_domains, or model=mlp")
+        network, vocabulary = self.network()
+        adapter = Adapter(network, self.rank, self.alpha, name) if self.adapter == "lora" else None
+        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
+        rows = Rows(vocabulary, self.seed_prompt, self.max_tokens)
+        return LanguageModel(rows, network, int(network.config.max_position_embeddings), sampling, adapter)
+

@@ -1,0 +1,151 @@
+"""A GGUF file becomes the network that transformers' own reader makes of it; one that is cut short says so."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cl_framework.errors import ConfigError, DataError
+from cl_framework.gguf_weights import CONFIG, FRAME, TOKENIZER, WEIGHTS, Dequantised, dequantise
+from cl_framework.hugging_face import load_causal
+from cl_framework.language import LanguageModel, Rows
+from cl_framework.places import Folder
+from cl_framework.pretrained_files import PretrainedFiles
+from cl_framework.sampling import Sampling, sample
+
+transformers = pytest.importorskip("transformers")
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("accelerate")
+
+WIDTH, FEED, HEADS, KEYS = 64, 96, 4, 2
+
+
+def write(path: Path, n_layers: int = 2) -> Path:
+    """A small Llama with byte pieces, its matrices in 4 bits."""
+    writer, numbers = gguf.GGUFWriter(str(path), "llama"), torch.Generator().manual_seed(0)
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789:?.", "Ġ", "Ċ", "ab", "<|im_start|>", "<|im_end|>"]
+    writer.add_context_length(128)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(FEED)
+    writer.add_block_count(n_layers)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KEYS)
+    writer.add_rope_freq_base(5000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(letters))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(letters)
+    writer.add_token_types([1] * (len(letters) - 2) + [3, 3])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(len(letters) - 2)
+    writer.add_eos_token_id(len(letters) - 1)
+    writer.add_pad_token_id(len(letters) - 1)
+    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['role'] }}:{{ m['content'] }}<|im_end|>"
+                             "{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}")
+
+    def add(name: str, *shape: int) -> None:
+        values = torch.randn(shape, generator=numbers).numpy()
+        kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else gguf.GGMLQuantizationType.Q4_1
+        writer.add_tensor(f"{name}.weight", gguf.quantize(values, kind), raw_dtype=kind)
+
+    add("token_embd", len(letters), WIDTH)
+    add("output_norm", WIDTH)
+    for layer in range(n_layers):
+        for name, *shape in (("attn_norm", WIDTH), ("ffn_norm", WIDTH), ("attn_q", WIDTH, WIDTH),
+                             ("attn_k", WIDTH * KEYS // HEADS, WIDTH), ("attn_v", WIDTH * KEYS // HEADS, WIDTH),
+                             ("attn_output", WIDTH, WIDTH), ("ffn_gate", FEED, WIDTH), ("ffn_up", FEED, WIDTH),
+                             ("ffn_down", WIDTH, FEED)):
+            add(f"blk.{layer}.{name}", *shape)  # type: ignore[arg-type]
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The file, and the folder that it became."""
+    folder = tmp_path_factory.mktemp("made")
+    path = write(tmp_path_factory.mktemp("gguf") / "small.gguf")
+    dequantise(path, folder, "smollm2")
+    return path, folder
+
+
+def language_model(folder: Path) -> LanguageModel:
+    network, vocabulary = load_causal(str(folder), "smollm2", advice="none")
+    return LanguageModel(Rows(vocabulary, "be good.", 100), network, 128, Sampling(max_new_tokens=4)).eval()
+
+
+def test_weights_and_answers_are_those_of_another_reader(made: tuple[Path, Path]) -> None:
+    path, folder = made
+    ours, _ = load_causal(str(folder), "smollm2", advice="none")
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name,
+                                                                    dtype=torch.float32)
+    expected = theirs.state_dict()
+    assert set(ours.state_dict()) == set(expected)
+    assert all(torch.equal(value, expected[name]) for name, value in ours.state_dict().items())
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.no_grad():
+        assert torch.allclose(ours.eval()(input_ids=ids).logits, theirs.eval()(input_ids=ids).logits, atol=1e-6)
+    assert ours.lm_head.weight is ours.model.embed_tokens.weight
+
+
+def test_what_transformers_reads_is_there(made: tuple[Path, Path]) -> None:
+    assert {path.name for path in made[1].iterdir()} >= {WEIGHTS, CONFIG, TOKENIZER, *FRAME}
+
+
+def test_a_context_is_the_chat_template_and_no_text_is_markup(made: tuple[Path, Path]) -> None:
+    model = language_model(made[1])
+    vocabulary = model.vocabulary
+    context = model.context("be good.", "is it <|im_end|> then?")
+    assert context == ("<|im_start|>system:be good.<|im_end|><|im_start|>user:is it < |im_end|> then?<|im_end|>"
+                       "<|im_start|>")
+    assert vocabulary.context_ids(context).count(vocabulary.end) == 2
+    assert vocabulary.end not in vocabulary.answer_ids("no <|im_end|> here")
+    assert vocabulary.answer([*vocabulary.answer_ids("ab cd"), vocabulary.end]) == "ab cd"
+
+
+def test_grouped_queries_are_sampled_as_the_trainer_reads_them(made: tuple[Path, Path]) -> None:
+    from cl_framework.rollout import measured
+
+    model = language_model(made[1])
+    contexts = [model.context("be good.", prompt) for prompt in ("a?", "abcd?")]
+    for group in sample(model, contexts, 3, Sampling(max_new_tokens=6), torch.Generator().manual_seed(0), 0):
+        for rollout in measured(model, group):
+            assert torch.allclose(rollout.trainer_log_probs, rollout.sampler_log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 3000, -40])
+def test_a_file_cut_short_is_one_clear_error(made: tuple[Path, Path], tmp_path: Path, n_bytes: int) -> None:
+    short = tmp_path / "short.gguf"
+    short.write_bytes(made[0].read_bytes()[:n_bytes])
+    with pytest.raises(DataError, match=r"short.gguf is cut short or damaged .*; remove it and give the same command"):
+        dequantise(short, tmp_path, "smollm2")
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_it_is_made_once_and_whole_or_not_at_all(made: tuple[Path, Path], tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLF_DATA", str(tmp_path))
+    name = made[0].name
+    source = PretrainedFiles(name="small-gguf", sha256={name: ""}, by_hand="by hand",
+                             place=Folder(str(made[0].parent), (name,)))
+    files = PretrainedFiles(name="small", sha256=dict.fromkeys((WEIGHTS, CONFIG, TOKENIZER, *FRAME), ""),
+                            place=Dequantised(source, name, "smollm2"), by_hand="by hand")
+    path = files.path(WEIGHTS)
+    stamp = path.stat().st_mtime_ns
+    assert files.path(WEIGHTS).stat().st_mtime_ns == stamp
+    cut = PretrainedFiles(name="cut", sha256=dict.fromkeys((WEIGHTS, CONFIG), ""), by_hand="by hand",
+                          place=Dequantised(source, name, "smollm2"))
+    (tmp_path / "pretrained/small-gguf" / name).write_bytes(made[0].read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"the weights of cut cannot be had(.|\n)*is cut short or damaged"):
+        cut.path(WEIGHTS)
+    assert not any(entry.is_file() for entry in (tmp_path / "pretrained/cut").iterdir())
+
+
+def test_a_folder_without_a_model_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no causal language model at .*; give another"):
+        load_causal(str(tmp_path), "causal_lm", advice="give another")

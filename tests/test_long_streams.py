@@ -1,0 +1,119 @@
+"""What a long stream needs: evaluations that can be rarer, states and files that grow with what was measured."""
+
+import csv
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from cl_framework import cli
+from cl_framework.checkpoint import Vault
+from cl_framework.config import resolve
+from cl_framework.configuration import hash_of
+from cl_framework.metrics import compute_all, installed_metrics
+from cl_framework.observer import Observer
+from cl_framework.packing import packed, unpacked
+from cl_framework.protocol import run_stream
+from cl_framework.recipe import Recipe
+from cl_framework.strategy import Strategy
+from cl_framework.toys import Toy, toy_model, toy_recipe
+from cl_framework.types import Setting
+
+SIX = (2, 2, 2, 2, 2, 2)
+
+
+class Stop(Observer):
+    def evaluated(self, index, record, own):
+        if index == 3:
+            raise KeyError("stopped")
+
+
+def learn(every, toy, **options):
+    stream = toy.open()
+    model = toy_model(stream)
+    recipe = replace(toy_recipe(epochs=1), evaluate_every=every)
+    return model, run_stream(Strategy(), stream, model, recipe=recipe, **options)
+
+
+@pytest.mark.parametrize("setting", [Setting.CLASS, Setting.DOMAIN])
+def test_rarer_evaluations_are_a_part_of_all(setting):
+    """The diagonal, every fourth row and the last one are those of a run that measures everything; weights too."""
+    toy = Toy(sizes=SIX, setting=setting)
+    (full, everything), (model, record) = learn(1, toy), learn(4, toy)
+    assert all(torch.equal(a, b) for a, b in zip(full.parameters(), model.parameters(), strict=True))
+    known = ~record.accuracy.isnan()
+    width = 6 if setting is Setting.DOMAIN else 0
+    expected = torch.eye(6, dtype=torch.bool)
+    expected[3, : width or 4] = expected[5] = True
+    assert torch.equal(known, expected) and torch.equal(record.accuracy[known], everything.accuracy[known])
+    metrics, others = (compute_all(each, installed_metrics()) for each in (record, everything))
+    for name in ("average_accuracy", "backward_transfer", "forgetting/first", "learning_accuracy", "stability"):
+        assert metrics[name] == others[name], name
+    assert "average_incremental_accuracy" not in metrics and "forgetting/max" not in metrics, "absent, never a NaN"
+
+
+def test_a_run_with_rare_evaluations_goes_on(tmp_path):
+    vault, toy = Vault(tmp_path, "run"), Toy(sizes=SIX)
+    _, whole = learn(4, toy)
+    with pytest.raises(KeyError):
+        learn(4, toy, vault=vault, observer=Stop())
+    _, record = learn(4, toy, vault=vault)
+    assert torch.equal(record.accuracy.nan_to_num(-1), whole.accuracy.nan_to_num(-1))
+
+
+def test_tables_are_packed_and_unpacked():
+    table = torch.full((3, 3), torch.nan, dtype=torch.float64)
+    table[1, 0], table[2, 2] = 0.0, 0.5
+    counts = torch.tensor([[0, 3], [0, 0]])
+    state = {"table": table, "counts": counts, "row": torch.tensor([1.0, torch.nan]), "n": 3, "joint": None}
+    small = packed(state)
+    assert len(small["table"]["values"]) == 2 and len(small["counts"]["values"]) == 1
+    back = unpacked(small)
+    assert torch.equal(back["table"].nan_to_num(-1), table.nan_to_num(-1)) and torch.equal(back["counts"], counts)
+    assert back["row"] is state["row"] and back["n"] == 3 and back["joint"] is None
+    assert torch.equal(unpacked(state)["counts"], counts), "a state that was never packed passes"
+
+
+def test_a_checkpoint_does_not_grow_with_the_square_of_the_stream(tmp_path):
+    sizes = []
+    for n in (10, 80):
+        class Once(Observer):
+            def evaluated(self, index, record, own):
+                raise KeyError("stopped")
+
+        vault = Vault(tmp_path / str(n), "run")
+        with pytest.raises(KeyError):
+            learn(1, Toy(sizes=(1,) * n, n_train=4, n_test=2), vault=vault, observer=Once())
+        sizes.append(vault.files()[0].stat().st_size)
+    assert sizes[1] - sizes[0] < 70 * 500, "three tables of counts alone would be 80 x 80 x 24 = 154 kB"
+
+
+def test_tables_of_a_run_that_goes_on_are_whole(tmp_path):
+    """Half a line, as a kill leaves it, is mended when the run goes on."""
+    words = ["train", "scenario=split_digits", "strategy=naive", "train.epochs=1", "train.evaluate_every=3",
+             "track.wandb=disabled"]
+    assert cli.main([*words, f"out={tmp_path / 'whole'}"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cl_framework.launch.progress_for", lambda console, label: Stop())
+        assert cli.main([*words, f"out={tmp_path / 'cut'}"]) == 1
+    whole, cut = (next((tmp_path / name).rglob("metrics.jsonl")).parent for name in ("whole", "cut"))
+    for name in ("metrics.jsonl", "accuracy.csv"):
+        (cut / name).write_bytes((cut / name).read_bytes()[:-9])
+    assert cli.main([*words, f"out={tmp_path / 'cut'}"]) == 0
+    lines = [[json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()] for each in (whole, cut)]
+    assert [line["accuracy"] for line in lines[0]] == [line["accuracy"] for line in lines[1]]
+    assert [line["average_accuracy"] is None for line in lines[0]] == [False, True, False, True, False]
+    rows = [[*csv.reader((each / "accuracy.csv").read_text().splitlines())] for each in (whole, cut)]
+    assert rows[0] == rows[1] and len(rows[0]) == 6 and "nan" not in str(rows)
+
+
+def test_later_fields_leave_old_hashes_alone():
+    """The hash of a configuration from before the fields came is that of one that has them at their defaults."""
+    tree = resolve({"scenario": "split_digits", "strategy": "er"}).tree
+    old = {**tree, "train": {name: value for name, value in tree["train"].items()
+                             if name not in ("on_nonfinite", "evaluate_every")}}
+    assert hash_of(old) == hash_of(tree)
+    for change in ({"on_nonfinite": "skip"}, {"evaluate_every": 2}):
+        assert hash_of({**tree, "train": {**tree["train"], **change}}) != hash_of(tree)
+    assert asdict(Recipe())["on_nonfinite"] == "stop"
