@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging kills fuzz bench page clean
+.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging kills fuzz bench page site clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -47,8 +47,10 @@ adaptation-cost: .venv/ready  ## time and peak memory of adaptation beside the f
 merging: .venv/ready  ## merging on MiniLM and EfficientNet-lite0 (hours on two cores; goes on)
 	@for stream in text vision; do $(BIN)/python benchmarks/merging.py $$stream; done
 
-kills: .venv/ready  ## 40 kills at random moments, each taken up again
-	@$(BIN)/python benchmarks/kills.py
+kills: .venv/ready  ## 200 runs killed at random moments, signals, and faults of the disk (goes on where it stopped)
+	@$(BIN)/python benchmarks/faults/kills.py
+	@$(BIN)/python benchmarks/faults/kills_commands.py
+	@$(BIN)/python benchmarks/faults/storage.py
 
 fuzz: .venv/ready  ## 100,000 command lines and 21,000 damaged files
 	@$(BIN)/python benchmarks/faults/fuzz_commands.py
@@ -56,6 +58,10 @@ fuzz: .venv/ready  ## 100,000 command lines and 21,000 damaged files
 
 bench: .venv/ready  ## speed beside a bare loop and Avalanche, in one process
 	@$(BIN)/python benchmarks/throughput.py
+
+site: .venv/ready  ## the documentation as pages for the browser: docs/_site/index.html
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r docs/requirements.lock
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_site/.doctrees docs docs/_site
 
 page: .venv/ready  ## docs/results.md from the records in runs/reference
 	@$(BIN)/python benchmarks/page.py
