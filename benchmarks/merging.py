@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from pathlib import Path
@@ -134,8 +135,14 @@ def figures(record: StreamRecord) -> dict[str, Any]:
     matrix = record.task_accuracy
     last, own = matrix[-1], matrix.diagonal()
     return {"acc": float(last.mean()), "bwt": float((last - own)[:-1].mean()), "last": last.tolist(),
-            "own": own.tolist(), "expert": record.expert.tolist(), "metrics": compute_all(record, installed_metrics()),
-            "notes": record.strategy_metrics[-1]}
+            "own": own.tolist(), "expert": [_known(value) for value in record.expert.tolist()],
+            "metrics": {name: _known(value) for name, value in compute_all(record, installed_metrics()).items()},
+            "notes": {name: _known(value) for name, value in record.strategy_metrics[-1].items()}}
+
+
+def _known(value: float) -> float | None:
+    """A number; None where nothing was measured."""
+    return value if math.isfinite(value) else None
 
 
 def report(stream: str) -> None:
