@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 
-.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging kills fuzz bench page site clean
+.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging fast-slow kills fuzz bench page site clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -46,6 +46,9 @@ adaptation-cost: .venv/ready  ## time and peak memory of adaptation beside the f
 
 merging: .venv/ready  ## merging on MiniLM and EfficientNet-lite0 (hours on two cores; goes on)
 	@for stream in text vision; do $(BIN)/python benchmarks/merging.py $$stream; done
+
+fast-slow: .venv/ready  ## fast and slow weights on tiny_lm and SmolLM2 (minutes, then hours on two cores; goes on)
+	@for tier in tiny smollm2; do $(BIN)/python benchmarks/fast_slow.py $$tier; done
 
 kills: .venv/ready  ## 200 runs killed at random moments, signals, and faults of the disk (goes on where it stopped)
 	@$(BIN)/python benchmarks/faults/kills.py

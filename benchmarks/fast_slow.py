@@ -43,7 +43,7 @@ from cl_framework.metrics import AccuracyMatrix
 from cl_framework.models import Model
 from cl_framework.policy import ModelPolicy
 from cl_framework.protocol import build_model, run_stream
-from cl_framework.runs import RunFolder, git_commit
+from cl_framework.runs import RunFolder
 from cl_framework.scenario import Stream
 from cl_framework.standing_weights import noted, standing_in
 from cl_framework.strategy import Strategy
@@ -53,9 +53,9 @@ OUT = ROOT / "runs" / "fast_slow"
 SEEDS = 3
 TIERS: dict[str, dict[str, Any]] = {
     "tiny": {"experiment": "fst/tiny"},
-    "smollm2": {"scenario": "verifiable", "scenario.kinds": ["arithmetic", "code", "star_graph"], "scenario.n_train": 24,
-                "scenario.n_test": 12, "scenario.n_samples": 4, "scenario.n_pieces": 2, "model": "smollm2",
-                "model.adapter": "lora", "model.max_tokens": 208, "train.lr": 1e-4},
+    "smollm2": {"scenario": "verifiable", "scenario.kinds": ["arithmetic", "code", "star_graph"],
+                "scenario.n_train": 24, "scenario.n_test": 12, "scenario.n_samples": 4, "scenario.n_pieces": 2,
+                "model": "smollm2", "model.adapter": "lora", "model.max_tokens": 208, "train.lr": 1e-4},
 }
 """Of smollm2: contexts of 192 tokens and answers of 16; 1e-4 as the low-rank updates alone are trained."""
 STEPS_PER_CYCLE = 3
@@ -146,16 +146,17 @@ def decompose(tier: str, label: str, seed: int) -> None:
     is_moved = not same(base, noted(model))
     first = last = job.tree["model"]["seed_prompt"]
     if (folder.path / "prompts.json").exists():
-        found = json.loads((folder.path / "prompts.json").read_text())
-        last = next(prompt["text"] for prompt in found["lineage"] if prompt["name"] == found["best"])
+        kept = json.loads((folder.path / "prompts.json").read_text())
+        last = next(prompt["text"] for prompt in kept["lineage"] if prompt["name"] == kept["best"])
 
     @cache
-    def reward(is_trained: bool, prompt: str) -> float:
+    def found(is_trained: bool, prompt: str) -> list[float]:
         with standing_in(model, {} if is_trained else base):
-            return mean(rewards(model, stream, prompt, seed))
+            return rewards(model, stream, prompt, seed)
 
-    table = channels(lambda is_trained, is_evolved: reward(is_trained and is_moved, last if is_evolved else first))
-    write_json(path, {**asdict(table), "slow": table.slow, "fast": table.fast, "together": table.together})
+    table = channels(lambda is_trained, is_evolved: mean(found(is_trained and is_moved, last if is_evolved else first)))
+    write_json(path, {**asdict(table), "slow": table.slow, "fast": table.fast, "together": table.together,
+                      "base_rewards": found(False, first)})
 
 
 def probe(tier: str, start: str, seed: int) -> None:
@@ -217,8 +218,9 @@ def report(tier: str) -> None:
                       sorted((OUT / tier / "probes" / start).glob("*/curve.json"))} for start in STARTS}
     write_json(ROOT / "runs" / "reference" / f"fast_slow_{tier}.json", {
         "command": f"python benchmarks/fast_slow.py {tier}", "python": platform.python_version(),
-        "torch": torch.__version__, "git_commits": sorted({run["git_commit"] or "" for row in rows for run in row["runs"]}),
-        "settings": {name: job.tree[name] for name in ("scenario", "model", "train")}, "steps_per_cycle": STEPS_PER_CYCLE,
+        "torch": torch.__version__, "steps_per_cycle": STEPS_PER_CYCLE,
+        "git_commits": sorted({run["git_commit"] or "none" for row in rows for run in row["runs"]}),
+        "settings": {name: job.tree[name] for name in ("scenario", "model", "train")},
         "kinds": [experience.class_names[0] for experience in open_stream(job)], "rows": rows,
         "probe": {**PROBES[tier], "curves": probes}})
 

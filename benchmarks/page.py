@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from page_adaptation import adaptation
+from page_fast_slow import fast_slow
 from page_merging import merging
 from page_protocol import speed as protocol_speed
 from page_protocol import two_phase
@@ -144,7 +145,7 @@ def main() -> None:
     """Write the page."""
     lines = ["# Results", "", "Written by `make page` from the records in `runs/reference`; do not edit.", ""]
     lines += [line for name in TABLES for line in table(name)] + published() + two_phase() + protocol_speed()
-    lines += adaptation() + merging() + kills() + speed()
+    lines += adaptation() + merging() + fast_slow() + kills() + speed()
     (ROOT / "docs" / "results.md").write_text("\n".join(lines).rstrip() + "\n")
 
 

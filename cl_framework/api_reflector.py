@@ -63,7 +63,7 @@ class Endpoint:
         faults = []
         parts = urlsplit(self.url)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL):
-            faults.append(f"the reflector's address must begin with https://, or with http:// on this machine, got "
+            faults.append(f"the reflector's address must begin with https://, or with http alone on this machine, got "
                           f"'{self.url}'; set reflector_url")
         if parts.username or parts.password:
             faults.append("the reflector's address must hold no password; put the key into the environment variable "

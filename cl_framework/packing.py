@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def packed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state with the entries of its tables instead of the tables; all else is as it was.
+    """A state with the entries of its tables instead of the tables; tensors are copied, all else is as it was.
 
     >>> packed({"n": 2, "hits": torch.tensor([[0, 0], [7, 0]])})
     {'n': 2, 'hits': {'shape': [2, 2], 'at': tensor([2]), 'values': tensor([7])}}
     """
-    return {name: _entries(value) if isinstance(value, Tensor) and value.dim() == 2 else value
-            for name, value in state.items()}
+    return {name: _copied(value) if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,9 +34,12 @@ def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in state.items()}
 
 
-def _entries(table: Tensor) -> dict[str, Any]:
+def _copied(table: Tensor) -> Tensor | dict[str, Any]:
+    if table.dim() != 2:
+        return table.clone()
     flat = table.flatten()
-    at = (~flat.isnan() if flat.is_floating_point() else flat != 0).nonzero().squeeze(1)
+    known = flat == flat if flat.is_floating_point() else flat != 0  # NaN differs from itself
+    at = torch.from_numpy(np.flatnonzero(known.numpy(force=True))).to(flat.device)  # some times faster than torch's own
     return {"shape": list(table.shape), "at": at, "values": flat[at]}
 
 

@@ -11,6 +11,7 @@ begins with `Expected: ` the answer to this problem.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ RULE = "Rule: "
 """Begins the line of a feedback that says a rule of the kind."""
 EXPECTED = "Expected: "
 """Begins the line of a feedback that says the answer to the problem."""
+LEARNED, HELD_OUT = (0, 1), (2, 3)
+"""Quarters of all problems whose answers may be learned, and those that no training sees."""
 _SHOWN = 200
 """Characters of a text or an error that a message repeats at most."""
 
@@ -122,6 +125,15 @@ class Checked:
                 raise DataError(f"the checker of kind '{problem.kind}' failed on the problem {_short(prompt)!r} "
                                 f"({what}); mend it, or set scenario.on_error=zero") from error
             return Verdict(0.0, f"The reply could not be checked ({what}).", is_failure=True)
+
+
+def quarter(prompt: str) -> int:
+    """Which quarter of all problems a prompt belongs to, by its digest.
+
+    >>> quarter("What is 1 + 1?") in {*LEARNED, *HELD_OUT}
+    True
+    """
+    return hashlib.sha256(prompt.encode()).digest()[0] % 4
 
 
 def exactly(problem: Problem, reply: str) -> Verdict:

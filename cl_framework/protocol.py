@@ -221,9 +221,8 @@ class _Run:
         self._check_weights()
         evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1, self._advice(),
                  self.seed)
-        computed = self.matrix.compute()
-        record.initial, record.accuracy, record.loss = computed.initial, computed.accuracy, computed.loss
-        record.task_accuracy, record.initial_loss = computed.task_accuracy, computed.initial_loss
+        record.initial, _, record.initial_loss = self.matrix.row(0)
+        record.accuracy[index], record.task_accuracy[index], record.loss[index] = self.matrix.row(index + 1)
         if self.info.is_online and self.online_rows == len(self.stream[index].train):
             record.online[index] = self.online_hits / max(self.online_rows, 1)
         record.strategy_metrics.append(own)
@@ -270,8 +269,8 @@ class _Run:
             "cursor": dataclasses.asdict(self.cursor), "model": self.model.state_dict(),
             "strategy": self.strategy.state_dict(), "rng": seeding.capture(), "retries": self.retries.state_dict(),
             "optimizer": None if optimizer is None else optimizer.state_dict(), "tally": self.tally.state_dict(),
-            "matrix": packed(self.matrix.state_dict()),
-            "record": packed({**self.record.state_dict(), "seconds": seconds}),
+            "matrix": packed(self.matrix.counts()),
+            "record": {**self.record.state_dict(), "seconds": seconds},
             "online": (self.online_hits, self.online_rows), "carried": self.carried, "is_inside": is_inside,
         }
 
@@ -281,7 +280,7 @@ class _Run:
         if state is None:
             return
         with fitting():
-            self.record = StreamRecord.from_state_dict(unpacked(state["record"]))
+            self.record = StreamRecord.from_state_dict(state["record"])
             state = {**state, "matrix": unpacked(state["matrix"])}
             own, kept = ({name: (value.shape, value.dtype) for name, value in counts.items()}
                          for counts in (self.matrix.state_dict(), state["matrix"]))

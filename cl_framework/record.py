@@ -16,6 +16,8 @@ import torch
 import torchmetrics
 from torch import Tensor
 
+from cl_framework.packing import packed, unpacked
+
 _TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibration", "seconds", "batches",
             "initial_loss", "loss")
 _LATER = ("initial_loss", "loss")
@@ -129,12 +131,13 @@ class StreamRecord:
             "joint": None if self.joint is None else self.joint.clone(),
             "strategy_metrics": [dict(metrics) for metrics in self.strategy_metrics],
             "skipped_steps": list(self.skipped_steps), "resets": self.resets,
-            **{name: vars(self)[name].clone() for name in _TENSORS},
+            **packed({name: vars(self)[name] for name in _TENSORS}),
         }
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
         """The record that `state_dict` copied."""
+        state = unpacked(state)
         record = cls(n_experiences=state["n_experiences"], n_rounds=state["n_rounds"], joint=state["joint"],
                      n_parameters=state["n_parameters"], memory_bytes=state["memory_bytes"],
                      strategy_metrics=[dict(metrics) for metrics in state["strategy_metrics"]],
@@ -198,6 +201,7 @@ class AccuracyMatrix(torchmetrics.Metric):
         shape, summed = (n_experiences + 1, n_experiences), torch.float64 if is_language else torch.int64
         kinds = {"hits": summed, "task_hits": summed, "totals": torch.int64,
                  **({"nats": torch.float64, "tokens": torch.int64} if is_language else {})}
+        self._names = tuple(kinds)
         for name, dtype in kinds.items():
             self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum", persistent=True)
 
@@ -243,6 +247,16 @@ class AccuracyMatrix(torchmetrics.Metric):
                                 for name, value in found._asdict().items()))
 
         return unsqueezed
+
+    def counts(self) -> dict[str, Tensor]:
+        """What `state_dict` copies, not copied."""
+        return {name: vars(self)[name] for name in self._names}
+
+    def row(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What `compute` gives for one row alone: accuracies, those within the classes, and losses, [T] each."""
+        totals = self.totals[row].cpu().double()
+        loss = self.nats[row] / self.tokens[row] if self._is_language else torch.full_like(totals, torch.nan)
+        return self.hits[row].cpu() / totals, self.task_hits[row].cpu() / totals, loss
 
     def compute(self) -> Accuracies:
         """Accuracies and losses on the CPU, NaN where nothing was counted."""

@@ -8,14 +8,17 @@
 
 A line with a rule, with or without `Rule: `, a line with the answer that was expected of another sum, or worked
 examples say the form. With none of them the answer is the bare number: under a prompt that says nothing of a form, none
-is ever used. Sums are of two digits; forms and wording are those of scenario=verifiable. Few-shot tasks of that kind:
-Honovich et al., "Instruction Induction", ACL 2023, arXiv 2205.10782.
+is ever used. Sums are of two digits; forms and wording are those of scenario=verifiable. What that scenario holds out
+is never seen in a form here, only as a bare number: whoever answers it in one has put both together. Few-shot tasks of
+that kind: Honovich et al., "Instruction Induction", ACL 2023, arXiv 2205.10782.
 """
 
 from __future__ import annotations
 
 import random
 from typing import NamedTuple
+
+from cl_framework.problems import HELD_OUT, quarter
 
 NEUTRAL = ("Answer the question.", "Give the answer and nothing else.", "Solve the task step by step, then answer.",
            "Follow the rule that the examples show.", "Read the task carefully and answer in the form it asks for.")
@@ -56,8 +59,11 @@ def draw_row(numbers: random.Random) -> Row:
 
 
 def _sum(numbers: random.Random, form: int | None) -> tuple[str, str]:
-    first, second = numbers.randrange(10), numbers.randrange(10)
-    return f"What is {first} + {second}?", ("{}" if form is None else FORMS[form]).format(first + second)
+    while True:
+        first, second = numbers.randrange(10), numbers.randrange(10)
+        question = f"What is {first} + {second}?"
+        if form is None or quarter(question) not in HELD_OUT:
+            return question, ("{}" if form is None else FORMS[form]).format(first + second)
 
 
 def _shown(numbers: random.Random, form: int) -> list[str]:

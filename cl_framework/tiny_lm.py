@@ -20,6 +20,7 @@ from cl_framework.errors import DataError
 from cl_framework.extras import load_extra
 from cl_framework.language_architecture import LanguageArchitecture
 from cl_framework.pretrained_files import PretrainedFiles
+from cl_framework.problems import HELD_OUT
 from cl_framework.tiny_grammar import PIECES
 from cl_framework.tiny_training import WEIGHTS, Course, Pretrained
 from cl_framework.vocabulary import END, PAD, START, ByteVocabulary, Vocabulary
@@ -65,4 +66,4 @@ def fresh() -> Any:
 
 def _mark() -> str:
     """Stands for everything that pretraining depends on, so that another grammar is another file."""
-    return hashlib.sha256(repr((sorted(SHAPE.items()), COURSE, PIECES)).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr((sorted(SHAPE.items()), COURSE, PIECES, HELD_OUT)).encode()).hexdigest()[:12]

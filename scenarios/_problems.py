@@ -8,7 +8,6 @@ the phases share neither a class nor a row): a rule that is not told, the names 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cl_framework import ConfigError, Phase
-from cl_framework.problems import Problem, Verdict
+from cl_framework.problems import HELD_OUT, LEARNED, Problem, Verdict, quarter
 from cl_framework.seeding import derive
 
 Part = Literal["train", "test"]
 """Problems that are learned from, or held out."""
-_QUARTERS: Mapping[Part, Mapping[Phase, frozenset[int]]] = {
-    "train": {Phase.TUNING: frozenset({0}), Phase.EVALUATION: frozenset({1}), Phase.SINGLE: frozenset({0, 1})},
-    "test": {Phase.TUNING: frozenset({2}), Phase.EVALUATION: frozenset({3}), Phase.SINGLE: frozenset({2, 3})},
+_QUARTERS: Mapping[str, Mapping[Phase, frozenset[int]]] = {
+    part: {Phase.TUNING: frozenset(both[:1]), Phase.EVALUATION: frozenset(both[1:]), Phase.SINGLE: frozenset(both)}
+    for part, both in (("train", LEARNED), ("test", HELD_OUT))
 }
 _TRIES = 2000
 """Draws in a row that bring no new problem, after which a kind counts as used up."""
@@ -94,12 +93,3 @@ def drawn(kind: Kind, n: int, part: Part, phase: Phase, seed: int) -> list[Probl
     key = "scenario.n_train" if part == "train" else "scenario.n_test"
     raise ConfigError(f"{kind.name} of difficulty {kind.difficulty} has about {len(found)} such problems in this "
                       f"phase, and {n} are asked for; lower {key} or raise scenario.difficulty")
-
-
-def quarter(prompt: str) -> int:
-    """Which quarter of all problems a prompt belongs to.
-
-    >>> quarter("What is 1 + 1?") in range(4)
-    True
-    """
-    return hashlib.sha256(prompt.encode()).digest()[0] % 4

@@ -138,8 +138,8 @@ class Verifiable(Scenario):
             raise ConfigError(f"scenario.kinds names '{text}', but {name} has {len(pool)} variants in phase="
                               f"{Phase(phase)}; put a number from 0 to {len(pool) - 1} behind it, or none")
         if self.difficulty < _KINDS[name].easiest:
-            raise ConfigError(f"scenario.difficulty={self.difficulty} is for arithmetic alone, and scenario.kinds names "
-                              f"'{text}'; take scenario.difficulty={_KINDS[name].easiest}, or kinds of arithmetic")
+            raise ConfigError(f"scenario.difficulty={self.difficulty} is for arithmetic alone, and scenario.kinds "
+                              f"names '{text}'; take scenario.difficulty={_KINDS[name].easiest}, or arithmetic alone")
         return _KINDS[name](variant=pool[int(number or 0)], difficulty=self.difficulty)
 
     def _part(self, kind: Kind, learned: list[Problem], held_out: list[Problem], note: str) -> Part:

@@ -97,6 +97,7 @@ def test_streams_say_that_they_are_of_language():
     ({"kinds": ["code:-1"]}, "put a number from 0 to 1"),
     ({"n_pieces": 5}, "scenario.n_pieces=5 leaves pieces without a problem, as scenario.n_test is 4"),
     ({"n_train": 3000}, "lower scenario.n_train or raise scenario.difficulty"),
+    ({"difficulty": 0}, "scenario.difficulty=0 is for arithmetic alone, and scenario.kinds names 'transform'; take"),
 ])
 def test_what_cannot_be_had_is_refused(fields, message):
     with pytest.raises(ConfigError, match=message):

@@ -74,7 +74,7 @@ def timeless(content):
     """A summary without what a clock or another commit changes."""
     if isinstance(content, dict):
         return {key: timeless(value) for key, value in content.items()
-                if key not in ("seconds", "train_seconds", "seconds_per_batch", "git_commit")}
+                if key not in ("seconds", "train_seconds", "seconds_per_batch", "git_commit", "digest", "files")}
     return [timeless(value) for value in content] if isinstance(content, list) else content
 
 

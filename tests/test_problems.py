@@ -18,9 +18,10 @@ from cl_framework.scenarios._problems_code import QUESTION, Code
 from cl_framework.scenarios._problems_star_graph import StarGraph, edges_of
 from cl_framework.scenarios._problems_topic import Topic
 from cl_framework.scenarios._problems_transform import Transform
+from cl_framework.tiny_grammar import FORMS, RULES
 
 GENERATED = [kind(variant=variant, difficulty=difficulty) for kind in (Arithmetic, Transform, Code, StarGraph)
-             for variant in range(len(kind.variants)) for difficulty in (1, 2, 3)]
+             for variant in range(len(kind.variants)) for difficulty in range(kind.easiest, 4)]
 PHASES = ("single", "tuning", "evaluation")
 
 
@@ -179,6 +180,19 @@ def test_problems_follow_from_the_seed_and_begin_alike():
         kind, 20, "train", "single", 4)
     assert more[:20] == first != other
     assert {quarter(problem.prompt) for problem in first} == {0, 1}
+
+
+def test_the_easiest_sums_are_those_that_tiny_lm_has_learned():
+    """Wording and rules are those of its grammar; an addition of digits is drawn, and each of the hundred once."""
+    for variant, rule in enumerate(RULES):
+        kind = Arithmetic(variant=variant, difficulty=0)
+        sides = [drawn(kind, n, part, "single", 0) for n, part in ((55, "train"), (45, "test"))]
+        prompts = {problem.prompt for side in sides for problem in side}
+        assert prompts == {f"What is {a} + {b}?" for a in range(10) for b in range(10)}
+        problem = sides[0][0]
+        a, b = map(int, re.findall("[0-9]", problem.prompt))
+        assert problem.answer == FORMS[variant].format(a + b)
+        assert kind.check(problem, str(a + b)).feedback.splitlines()[1] == RULE + rule
 
 
 def test_a_kind_that_is_used_up_says_so():

@@ -1,5 +1,6 @@
 """The small language model: what it says depends on the lines in front, and the same machine makes the same weights."""
 
+import hashlib
 import random
 import re
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_a_row_is_answered_in_the_form_that_its_lines_say() -> None:
             assert "Q:" not in row.system and "Expected:" not in row.system
         else:
             assert "Q:" in row.system or "Expected:" in row.system
+
+
+def test_what_is_held_out_is_never_seen_in_a_form() -> None:
+    numbers = random.Random(4)
+    bare = set()
+    for row in (draw_row(numbers) for _ in range(2000)):
+        asked = [*re.findall(r"Q: (.*)", row.system), *([] if row.answer.isdecimal() else [row.question])]
+        assert all(hashlib.sha256(question.encode()).digest()[0] % 4 < 2 for question in asked)
+        bare |= {row.question} if row.answer.isdecimal() else set()
+    assert len(bare) == 100, "every sum is learned as a number"
 
 
 def test_pretraining_is_the_same_twice_and_draws_nothing_from_outside(tmp_path: Path) -> None:
