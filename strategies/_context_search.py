@@ -13,7 +13,7 @@ Gradient: K contexts take turns at one step of SGD on the cross-entropy of a min
 
     c <- c - eta_fast grad_c CE(z(x; c), y),
 
-and join the pool with the contexts that they began as. K A of the N scores are for their last scoring.
+until N rows were seen; then they are scored on all A rows and join the pool of those that they began as.
 
 In both, contexts that were carried over are scored anew first, as the weights have moved; that is counted apart.
 """
@@ -38,7 +38,7 @@ class Rules:
 
     Attributes:
         n_kept: K, contexts that are kept.
-        budget: N, scores after which nothing more begins.
+        budget: N, scores after which no iteration or step begins.
         minibatch: rows that parent and child are compared on, or that a step of SGD has.
         sigma: deviation of the noise.
         crossover: probability of a mate, where the pool has one.
@@ -85,9 +85,9 @@ def evolved(seeds: Tensor, anchors: Anchors, rules: Rules, generator: torch.Gene
         parent = pareto.draw_parent(pool.scores, generator)
         child = _child(pool.contexts, parent, rules, generator)
         rows = minibatches.next()
-        pool.calls += len(rows)
+        pool.calls += 2 * len(rows)
         is_new = not any(torch.equal(child, other) for other in pool.contexts)
-        is_better = sum(anchors.scores(child, rows)) > sum(pool.scores[parent][row] for row in rows)
+        is_better = sum(anchors.scores(child, rows)) > sum(anchors.scores(pool.contexts[parent], rows))
         if is_new and is_better:
             pool.contexts.append(child)
             pool.scores.append(anchors.scores(child))
@@ -105,7 +105,7 @@ def tuned(seeds: Tensor, anchors: Anchors, rules: Rules, generator: torch.Genera
               for place in range(rules.n_kept)]
     minibatches = Minibatches(len(anchors), min(rules.minibatch, len(anchors)), generator)
     step = 0
-    while pool.calls < rules.budget - rules.n_kept * len(anchors):
+    while pool.calls < rules.budget:
         rows, place = minibatches.next(), step % rules.n_kept
         context = starts[place].detach().requires_grad_()
         slope, = torch.autograd.grad(-anchors.log_right(context, rows).mean(), context)

@@ -76,7 +76,8 @@ class Anchors:
         logits = self._head(modulated(self._features[places], context.unsqueeze(0)).squeeze(0))
         if self._allowed is not None:
             logits = logits.masked_fill(~self._allowed[places], -torch.inf)
-        return logits.log_softmax(1)
+        found: Tensor = logits.log_softmax(1)
+        return found
 
     def log_right(self, context: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Log-probabilities of the right classes, [n]."""

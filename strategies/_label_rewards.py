@@ -5,9 +5,8 @@ For each row x, G / K labels are drawn under each of K contexts. All G are one g
     r_i = 1[y_i = y],   A_i = (r_i - mean r) / (deviation of r + eps),
     L = -(1/n) sum_x 1/G sum_i sg(min(rho_i, tau)) A_i log p(y_i | x, c_i)
 
-over the n rows whose rewards differ. The losses and advantages are those of strategy=fst: Tiwari et al. 2026, arXiv
-2605.12484, equation 4, on answers of a single token. With two rewards, the deviation of a group is 0 or large, and eps
-is FST's 1e-6.
+over the n rows whose rewards differ. Loss and advantages are those that strategy=fst has, on answers of a single
+token: Tiwari et al. 2026, arXiv 2605.12484, equation 4. eps is 1e-6.
 """
 
 from __future__ import annotations

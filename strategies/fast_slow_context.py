@@ -19,7 +19,8 @@ work with and without, `dropout` learns some rows under the seed context, and `j
 at 0 the fast weights are inert.
 
 Held-out rows are all answered under one context, the best on the last rows that were looked at; nothing tells the task.
-Rows of an online stream are answered under the one that was best before they were looked at. Rows are put into a random
+Rows of an online stream are answered under the one that was best before they were looked at; but weights have taken
+steps meanwhile under contexts that know the labels of rows to come, up to T batches ahead. Rows are put into a random
 order before they are cut into cycles, since an experience may hold its classes one after the other. Each cycle is a
 `train` call: `train.epochs` above 1 learns a cycle's rows several times, and `train.reset_optimizer=false` carries
 moments from cycle to cycle. Penalties of other strategies in a chain see the logits without a context.
@@ -42,12 +43,11 @@ from cl_framework.fields import bounded, tunable
 from cl_framework.models import Model
 from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
-from cl_framework.types import Batch, Inputs, Output, StreamInfo
+from cl_framework.types import Batch, Inputs, Output, StreamInfo, n_bytes
 
 from ._context_search import Rules, evolved, tuned
 from ._contexts import Anchors, different, modulated, seed_context
 from ._label_rewards import reinforced
-from ._teacher import n_bytes
 
 _NAME = "fast_slow_context"
 _COUNTS = ("samples", "metric_calls", "carried_calls", "accepted", "rejected", "reaction")
@@ -93,15 +93,10 @@ class FastSlowContext(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        faults = []
         if self.slow == "cispo" and self.group_size % self.n_contexts:
-            faults.append(f"{self.group_size} labels for a row cannot be shared evenly by {self.n_contexts} contexts; "
-                          f"set group_size to a multiple of n_contexts, such as {2 * self.n_contexts}")
-        if self.fast == "gradient" and 0 < self.passes <= self.n_contexts:
-            faults.append(f"{self.passes:g} passes leave no step to {self.n_contexts} contexts, as each is scored on "
-                          f"all rows once; set passes above n_contexts, such as {self.n_contexts + 1}")
-        if faults:
-            raise ConfigError(faults)
+            raise ConfigError(f"{self.group_size} labels for a row cannot be shared evenly by {self.n_contexts} "
+                              "contexts; set group_size to a multiple of n_contexts, such as "
+                              f"{2 * self.n_contexts}")
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """The population is the seed context."""
@@ -138,17 +133,18 @@ class FastSlowContext(Strategy):
         rules = Rules(n_kept=self.n_contexts, budget=round(self.passes * len(anchors)), minibatch=self.minibatch,
                       sigma=self.sigma, crossover=self.crossover, lr=self.fast_lr)
         search = evolved if self.fast == "evolution" else tuned
-        pool = search(different(self._population), anchors, rules, generator(self._seed, _NAME, "fast",
-                                                                             self._experience, cycle))
+        draws = generator(self._seed, _NAME, "fast", self._experience, cycle)
+        pool = search(different(self._population), anchors, rules, draws)
         kept, means = pool.top(self.n_contexts), pareto.means(pool.scores)
+        best = pool.contexts[max(kept, key=lambda row: means[row])]
         self._before = self._best
         self._population = torch.stack([pool.contexts[row] for row in kept])
         if self.evaluation_context == "best":
-            self._best = pool.contexts[max(kept, key=lambda row: means[row])].unsqueeze(0)
+            self._best = best.unsqueeze(0)
         found = {"metric_calls": pool.calls, "carried_calls": pool.carried, "accepted": pool.accepted,
                  "rejected": pool.rejected}
         self._counts = {**self._counts, **{name: self._counts[name] + n for name, n in found.items()},
-                        "reaction": anchors.distance(pool.contexts[kept[0]], self._seed_context[0])}
+                        "reaction": anchors.distance(best, self._seed_context[0])}
 
     def loss(self, model: Model, batch: Batch, output: Output) -> Tensor:
         """The slow loss: every row under every context of the population."""
@@ -202,7 +198,7 @@ class FastSlowContext(Strategy):
 
     def metrics(self) -> Mapping[str, float]:
         """What the phases have cost, whether contexts matter, and the bytes of the contexts."""
-        kept = [self._population, self._best, self._before]
+        kept = {"population": self._population, "best": self._best, "before": self._before}
         return {**self._counts, "contexts": len(different(self._population)), "memory_bytes": n_bytes(kept)}
 
     def state_dict(self) -> dict[str, Any]:
