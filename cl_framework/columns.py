@@ -21,7 +21,7 @@ UNLABELLED: Mapping[str, str] = {
     "source_forgetting": "source\nforgetting", "collapse": "collapse"}
 """Those of unlabelled streams; `collapse` where some run has it."""
 OF_TEXTS: Mapping[str, str] = {"perplexity": "perplexity", "perplexity_increase": "perplexity\nincrease"}
-"""Those of streams of texts, no shares; a run shows them beside the labelled ones."""
+"""Those of streams of texts, beside the labelled ones where some run has them; no shares."""
 
 
 def is_labelled(rows: Sequence[Group]) -> bool:
@@ -36,9 +36,14 @@ def measure_of(rows: Sequence[Group], measure: Measure) -> Measure:
 
 def columns(rows: Sequence[Group], measure: Measure) -> dict[str, str]:
     """The metrics that a table shows, and their headings: the main ones, and before them one that is none of these."""
-    main = {name: heading for name, heading in (LABELLED if is_labelled(rows) else UNLABELLED).items()
-            if name != "collapse" or any(name in each.metrics for each in rows)}
+    main = {name: heading for name, heading in ({**LABELLED, **OF_TEXTS} if is_labelled(rows) else UNLABELLED).items()
+            if name not in ("collapse", *OF_TEXTS) or any(name in each.metrics for each in rows)}
     return main if measure.name in main else {measure.name: measure.name.replace("_", "\n", 1), **main}
+
+
+def is_percent(name: str, measure: Measure) -> bool:
+    """Whether a table shows a metric in percent; `measure` is what its strategies are compared by."""
+    return measure.is_percent if name == measure.name else name not in OF_TEXTS
 
 
 def parts(found: Sequence[Group]) -> list[list[Group]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cl_framework.dashboard_panels import CHART_OF_MATRIX, CHART_OF_PLANE
 from cl_framework.page_theme import PAPER
+from cl_framework.wandb_keys import HEAT_TURN
 
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 _PERCENT = ".1%"
@@ -40,8 +41,8 @@ def _matrix() -> dict[str, Any]:
                           "tooltip": tips}}
     words = {"mark": {"type": "text", "fontSize": 11},
              "encoding": {"text": _field("accuracy", "quantitative", format=_PERCENT),
-                          "color": {"condition": {"test": "datum['${field:accuracy}'] > 0.55", "value": PAPER.on_heat},
-                                    "value": PAPER.ink}}}
+                          "color": {"value": PAPER.on_pale, "condition": {
+                              "test": f"datum['${{field:accuracy}}'] > {HEAT_TURN}", "value": PAPER.on_heat}}}}
     return {"$schema": _SCHEMA, "data": {"name": "wandb"}, "title": "${string:title}", "columns": 3,
             "transform": [{"calculate": "datum.name + ' ' + datum.id", "as": "run"}],
             "facet": {"field": "run", "type": "nominal", "title": None},

@@ -20,7 +20,8 @@ def _done(record: StreamRecord) -> Tensor:
     return record.loss[: max(record.n_done, 1)]
 
 
-@metric(name="perplexity", axis="stability", higher_is_better=False, formula="exp(mean_{j<k} L[k-1, j])",
+@metric(name="perplexity", axis="stability", higher_is_better=False, is_share=False,
+        formula="exp(mean_{j<k} L[k-1, j])",
         source="Jelinek et al. 1977, Perplexity: a measure of the difficulty of speech recognition tasks (JASA 62)")
 def perplexity(record: StreamRecord) -> float:
     """Perplexity over all experiences so far, after the last of them: exp(mean_{j<k} L[k-1, j]); each experience counts
@@ -35,7 +36,7 @@ def perplexity(record: StreamRecord) -> float:
     return _exp(float(done[-1, : len(done)].mean()))
 
 
-@metric(name="perplexity_increase", axis="stability", higher_is_better=False,
+@metric(name="perplexity_increase", axis="stability", higher_is_better=False, is_share=False,
         formula="exp(mean_{j<k-1} (L[k-1, j] - L[j, j]))",
         source="backward transfer (Lopez-Paz and Ranzato 2017), of losses and as a factor")
 def perplexity_increase(record: StreamRecord) -> float:

@@ -42,6 +42,7 @@ class Metric:
         higher_is_better: which way is up.
         formula: in terms of R, k rows done.
         source: where the definition comes from.
+        is_share: whether it is a fraction, which reports show in percent; never on the axes of cost and drift.
     """
 
     function: Callable[[StreamRecord], float]
@@ -50,6 +51,7 @@ class Metric:
     higher_is_better: bool
     formula: str
     source: str
+    is_share: bool = True
 
     def __post_init__(self) -> None:
         if self.axis not in get_args(Axis):
@@ -62,8 +64,8 @@ class Metric:
         return float(self.function(record))
 
 
-def metric(*, name: str, axis: Axis, higher_is_better: bool, formula: str,
-           source: str) -> Callable[[Callable[[StreamRecord], float]], Metric]:
+def metric(*, name: str, axis: Axis, higher_is_better: bool, formula: str, source: str,
+           is_share: bool = True) -> Callable[[Callable[[StreamRecord], float]], Metric]:
     """Make a function of a record a `Metric`.
 
     >>> @metric(name="worst", axis="stability", higher_is_better=True, formula="min_j R[k-1, j]", source="ours")
@@ -72,7 +74,7 @@ def metric(*, name: str, axis: Axis, higher_is_better: bool, formula: str,
     >>> worst.name, worst.axis
     ('worst', 'stability')
     """
-    return lambda function: Metric(function, name, axis, higher_is_better, formula, source)
+    return lambda function: Metric(function, name, axis, higher_is_better, formula, source, is_share)
 
 
 def compute_all(record: StreamRecord, metrics: Iterable[Metric]) -> dict[str, float]:

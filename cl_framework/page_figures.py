@@ -16,6 +16,7 @@ from cl_framework.page_curves import MOST_EXPERIENCES, Point
 from cl_framework.page_parts import Figure, Square
 from cl_framework.page_theme import Theme
 from cl_framework.sheets import Sheet
+from cl_framework.wandb_keys import HEAT_TURN
 
 _PERCENT = 100.0
 _ROW = 30
@@ -150,7 +151,8 @@ def heat_map(square: Square, theme: Theme) -> Figure:
         "x": x, "y": y, "fillOpacity": ramp,
         "tooltip": _tips({"after": "after experience", "on": "on experience", "value": "accuracy in %"})}}]
     if n <= MOST_EXPERIENCES:
-        ink = {"condition": {"test": "datum.value > 55", "value": theme.on_heat}, "value": theme.ink}
+        ink = {"value": theme.on_pale, "condition": {
+            "test": f"datum.value > {100 * HEAT_TURN:g}", "value": theme.on_heat}}
         layers.append({"mark": {"type": "text", "fontSize": 11}, "encoding": {
             "x": x, "y": y, "text": {"field": "value", "format": ".1f"}, "color": ink}})
     return Figure(name=f"matrix {square.label}", title=f"accuracy matrix of {square.label}", spec=_spec(
@@ -230,7 +232,7 @@ def of_sheet(sheet: Sheet, found: Sequence[Point], theme: Theme) -> Iterator[Fig
         Axis(metric="online_error", title="adaptation: online error in %"),
         Axis(metric="source_forgetting", title="stability: source forgetting in %"))
     corner = " The upper right corner is the best." if labelled else " The lower left corner is the best."
-    best = " The upper left corner is the best." if sheet.measure.is_higher_better else corner
+    best = f" The {'upper' if sheet.measure.is_higher_better else 'lower'} left corner is the best."
     drawn = (intervals(sheet, theme), curves(sheet, found, theme),
              plane(sheet, *balance, "stability and plasticity", "stability against plasticity", theme, corner),
              plane(sheet, Axis(metric=SECONDS, title="training time in seconds", scale=1.0), main, "cost",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cl_framework.columns import columns, flat, is_labelled, percent
+from cl_framework.columns import columns, flat, is_labelled, is_percent, percent
 from cl_framework.error_rows import error_rows
 from cl_framework.error_table import title as error_title
 from cl_framework.estimates import estimate
@@ -53,7 +53,7 @@ def leaderboard(sheet: Sheet) -> Grid:
     for label, each, beside in zip(sheet.labels, sheet.rows, compared, strict=True):
         row = [Cell(label), Cell(str(each.n), each.n)]
         for name in shown:
-            row.append(_stat(each.metrics.get(name), each.n, write if name == measure.name else percent))
+            row.append(_stat(each.metrics.get(name), each.n, percent if is_percent(name, measure) else _plain))
             row += [_interval(each, name, write)] if name == measure.name else []
         row.append(_stat(each.seconds, each.n, _tenths))
         row += [] if plain is None or beside is None else _test(beside, write)

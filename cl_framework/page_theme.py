@@ -24,7 +24,7 @@ class Theme:
     Attributes:
         ink, soft, line: text, text that steps back, rules.
         series: of strategies, in turn.
-        heat, on_heat: the largest value of a heat map, and text on it.
+        heat, on_heat, on_pale: the largest value of a heat map, and text on large values and on small ones.
         background: of the picture.
     """
 
@@ -34,6 +34,7 @@ class Theme:
     series: tuple[str, ...]
     heat: str
     on_heat: str
+    on_pale: str
     background: str
 
     def config(self, labels: Sequence[str] = ()) -> dict[str, Any]:
@@ -65,8 +66,9 @@ class Theme:
 
 
 PAGE = Theme(ink="var(--ink)", soft="var(--soft)", line="var(--line)", series=tuple(f"var(--c{i})" for i in range(7)),
-             heat="var(--heat)", on_heat="var(--on-heat)", background="transparent")
+             heat="var(--heat)", on_heat="var(--on-heat)", on_pale="var(--on-pale)", background="transparent")
 """The colours of the style sheet: figures follow it without being drawn again."""
-PAPER = Theme(ink="#1a1a1a", soft="#555555", line="#dddddd", heat="#08519c", on_heat="#ffffff", background="#ffffff",
+PAPER = Theme(ink="#1a1a1a", soft="#555555", line="#dddddd", heat="#08519c", on_heat="#ffffff",
+              on_pale="#000000", background="#ffffff",
               series=("#0072B2", "#D55E00", "#00855F", "#B5508B", "#A87000", "#2E86B8", "#333333"))
 """Black on white."""

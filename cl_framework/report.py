@@ -106,7 +106,7 @@ def measure_named(name: str, found: Sequence[Group]) -> Measure:
     for metric in installed_metrics():
         if metric.name == name:
             return Measure(name=name, is_higher_better=metric.higher_is_better,
-                           is_percent=metric.axis in ("stability", "plasticity", "transfer", "calibration"))
+                           is_percent=metric.is_share and metric.axis not in ("cost", "drift"))
     raise ConfigError(f"nothing says whether more of '{name}' is better; compare a metric of `clf list kind=metric`")
 
 

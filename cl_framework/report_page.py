@@ -22,6 +22,7 @@ from cl_framework.page_theme import PAGE, PAPER
 from cl_framework.pairing import DEFAULT
 from cl_framework.report import groups, measure_named
 from cl_framework.summaries import read_runs
+from cl_framework.wandb_keys import HEAT_TURN
 
 _VEGA_LITE = "6.4"
 _WIDTH = 520
@@ -47,7 +48,8 @@ def write_page(path: Path, file: Path, metric: str = DEFAULT.name, against: str 
 
     template = Environment(loader=PackageLoader("cl_framework"), autoescape=True, undefined=StrictUndefined,
                            trim_blocks=True, lstrip_blocks=True).get_template("report.html")
-    write_atomic(file, template.render(page=page, version=version("cl-framework"), library=_script(library)) + "\n")
+    write_atomic(file, template.render(
+        page=page, version=version("cl-framework"), library=_script(library), heat_turn=HEAT_TURN) + "\n")
     return file
 
 

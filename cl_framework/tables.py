@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework.columns import OF_TEXTS, columns, flat, measure_of, percent
+from cl_framework.columns import columns, flat, is_percent, measure_of, percent
 from cl_framework.error_table import run_errors
 from cl_framework.estimates import estimate
 from cl_framework.pairing import DEFAULT, Measure
@@ -29,11 +29,11 @@ _LONGEST_NAME = 24
 def one_run(run: Summary) -> RenderableType:
     """What one finished run shows at its end: accuracies, or errors without labels; main metrics; run folder."""
     only = group([run])[0]
-    main = columns([only], measure_of([only], DEFAULT))
-    rows = [*((flat(heading), f"{percent(only.metrics[name].mean)} %") for name, heading in main.items()
-              if name in only.metrics),
-            *((flat(heading), _raw(only.metrics[name].mean)) for name, heading in OF_TEXTS.items()
-              if name in only.metrics), ("seconds", _plain(run.seconds or 0.0))]
+    measure = measure_of([only], DEFAULT)
+    rows = [(flat(heading), f"{percent(only.metrics[name].mean)} %" if is_percent(name, measure) else
+             _raw(only.metrics[name].mean))
+            for name, heading in columns([only], measure).items() if name in only.metrics]
+    rows += [("seconds", _plain(run.seconds or 0.0))]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
@@ -82,7 +82,7 @@ def conditions(groups: Sequence[Group]) -> str:
 def cells(each: Group, shown: Iterable[str], measure: Measure, gap: str = " ") -> list[str]:
     """The metrics that are shown, and seconds."""
     def write(name: str) -> Callable[[float], str]:
-        return _raw if name == measure.name and not measure.is_percent else percent
+        return percent if is_percent(name, measure) else _raw
 
     return [*(_cell(each.metrics.get(name), each.n, write(name), gap) for name in shown),
             _cell(each.seconds, each.n, _plain, gap)]

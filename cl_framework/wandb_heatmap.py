@@ -9,8 +9,8 @@ from __future__ import annotations
 import html
 
 from cl_framework.record import StreamRecord
+from cl_framework.wandb_keys import HEAT, HEAT_TURN
 
-_HEAT = (0, 90, 156)
 _STYLE = ("body{font:13px system-ui,sans-serif;margin:8px;color:#1b1b1b;background:#fff}"
           "table{border-collapse:collapse}th{font-weight:normal;color:#555;padding:2px 6px}"
           "td{width:44px;height:26px;text-align:center;border:1px solid #fff}td:hover{outline:2px solid #1b1b1b}"
@@ -36,7 +36,7 @@ def heatmap(record: StreamRecord, title: str) -> str:
 def _cell(row: int, column: int, value: float) -> str:
     if value != value:
         return "<td></td>"
-    colour = ",".join(str(round(255 + value * (part - 255))) for part in _HEAT)
-    ink = "#fff" if value > 0.55 else "#1b1b1b"
+    colour = ",".join(str(round(255 + value * (part - 255))) for part in HEAT)
+    ink = "#fff" if value > HEAT_TURN else "#000"
     sentence = f"after learning experience {row}: {100 * value:.2f} % on experience {column}"
     return f'<td style="background:rgb({colour});color:{ink}" title="{sentence}">{100 * value:.1f}</td>'

@@ -17,6 +17,10 @@ STREAM_STEP = "stream/step"
 EXPERIENCE = "experience/index"
 """The experience that was learned last, from 0."""
 
+HEAT = (8, 81, 156)
+"""Red, green and blue of an accuracy of 1; white is 0."""
+HEAT_TURN = 0.77
+"""The accuracy above which numbers on it are white: black and white then both have a contrast of 4.5 (WCAG 2.2)."""
 HEATMAP = "charts/accuracy_matrix"
 """R as a heat map, a page of HTML."""
 MATRIX = "tables/accuracy_matrix"

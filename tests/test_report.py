@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cl_framework.cli import main
 from cl_framework.errors import ConfigError, DataError
 from cl_framework.report import FORMATS, as_text, groups, product_table, report, run_table
 from cl_framework.summaries import parse_summary
@@ -154,6 +155,23 @@ def test_text_loses_no_number_at_any_width(five, width):
 
 def test_text_has_one_line_a_strategy_where_it_fits(five):
     assert "er        5  30.0 ± 15.8  10.4 to 49.6   25.0 ± 0.0" in as_text(groups(five), width=120)
+
+
+def test_perplexity_is_no_share(tmp_path, capsys):
+    for strategy, factor in (("er", 1), ("naive", 2)):
+        for seed in range(3):
+            content = summary(seed, strategy=strategy, config_hash=strategy * 6)
+            content["metrics"] |= {"perplexity": factor * (8.0 + seed), "perplexity_increase": 1.5}
+            write(tmp_path, content)
+    for words in ([], ["metric=perplexity"]):
+        assert main(["report", f"runs={tmp_path}", "format=markdown", *words]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if "| er |" in line)
+        assert "9.000 ± 1.000" in line and "1.500 ± 0.000" in line and "50.0 ± 0.0" in line
+    assert "perplexity: 9.000 ± 1.000" in shown(as_text(groups(tmp_path)), width=60)
+    assert main(["report", f"runs={tmp_path}", "metric=perplexity", "format=latex"]) == 0
+    table = capsys.readouterr().out
+    assert table.index("er & 3") < table.index("naive & 3")
+    assert r"9.000 $\pm$ 1.000" in table and "+9.000" in table
 
 
 def test_two_configurations_of_a_strategy_can_be_told_apart(five):

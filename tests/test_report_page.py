@@ -21,6 +21,7 @@ from cl_framework.pairing import DEFAULT
 from cl_framework.report import groups
 from cl_framework.seal import sealed
 from cl_framework.sheets import sheets
+from cl_framework.wandb_keys import HEAT_TURN
 
 PLANTED = '<script>window.planted = 1</script>"\'&é漢Ω</script>'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -366,6 +367,36 @@ def test_a_browser_draws_it_in_silence(view, made):
     page.click("#theme")
     other = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert other != f"rgb({', '.join(map(str, paper))})"
+
+
+def test_every_number_of_a_matrix_can_be_read(view):
+    """Contrast of 4.5 or more, WCAG 2.2, for every accuracy; the sheet mixes colours, the template chooses."""
+    page = view[0]
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    least = page.evaluate("""turn => {
+        const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+        const luminance = colour => {
+            pen.fillStyle = colour;
+            pen.fillRect(0, 0, 1, 1);
+            const part = k => {
+                const c = pen.getImageData(0, 0, 1, 1).data[k] / 255;
+                return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+            };
+            return 0.2126 * part(0) + 0.7152 * part(1) + 0.0722 * part(2);
+        };
+        const cell = document.querySelector(".matrix td[style]");
+        return Math.min(...Array.from({length: 201}, (_, k) => {
+            cell.style.setProperty("--v", k / 200);
+            cell.classList.toggle("high", k / 200 > turn);
+            const style = getComputedStyle(cell);
+            const [low, high] = [luminance(style.color), luminance(style.backgroundColor)].sort((a, b) => a - b);
+            return (high + 0.05) / (low + 0.05);
+        }));
+    }""", HEAT_TURN)
+    assert least >= 4.5
+    shown = page.locator(".matrix td[style]:not([style*='--v: '])").evaluate_all(
+        "cells => cells.map(cell => [Number(cell.textContent), cell.classList.contains('high')])")
+    assert shown and all(is_high == (value > 100 * HEAT_TURN) for value, is_high in shown)
 
 
 def test_marks_carry_the_numbers_and_planted_names(view, made):

@@ -27,6 +27,13 @@ _BLOCK, _HEAD = 32768, 7
 _FULL, _FIRST, _LAST = 1, 2, 4
 
 
+def luminance(colour):
+    """Relative luminance of red, green and blue from 0 to 255 (WCAG 2.2)."""
+    parts = [part / 255 for part in colour]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def records(file):
     """The messages of a .wandb file: W&B's own, in the framing of LevelDB's log, with checksums."""
     data, at, whole = file.read_bytes(), _HEAD, b""
@@ -201,6 +208,16 @@ def test_the_heat_map_has_a_cell_for_each_number(whole):
         if value is not None}
     assert "http" not in page and "<script" not in page
     assert "&lt;script&gt;" in heatmap(StreamRecord(n_experiences=1), "<script>")
+
+
+def test_every_number_of_the_heat_map_can_be_read():
+    record = StreamRecord(n_experiences=101)
+    record.accuracy[0] = torch.linspace(0, 1, 101)
+    cells = re.findall(r"background:rgb\((\d+),(\d+),(\d+)\);color:#(fff|000)", heatmap(record, ""))
+    assert len(cells) == 101 and {ink for *_, ink in cells} == {"fff", "000"}
+    for *paper, ink in cells:
+        low, high = sorted((luminance(map(int, paper)), float(ink == "fff")))
+        assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_record_and_checkpoints_are_artifacts(whole):
