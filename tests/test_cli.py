@@ -84,11 +84,11 @@ def test_own_data_by_one_flag(here):
 
 
 def test_own_strategy_by_path(here):
-    (here / "mine.py").write_text('"""Mine."""\nfrom dataclasses import dataclass\n'
-                                  'from cl_framework import Strategy\n\n'
-                                  '@dataclass(kw_only=True, eq=False)\nclass Mine(Strategy):\n    """Mine."""\n')
-    assert clf("train", *FAST, "strategy=mine:Mine") == 0
-    assert clf("show", "strategy=mine:Mine") == 0
+    (here / "own_by_path.py").write_text('"""Mine."""\nfrom dataclasses import dataclass\n'
+                                         'from cl_framework import Strategy\n\n'
+                                         '@dataclass(kw_only=True, eq=False)\nclass Mine(Strategy):\n    """Mine."""\n')
+    assert clf("train", *FAST, "strategy=own_by_path:Mine") == 0
+    assert clf("show", "strategy=own_by_path:Mine") == 0
 
 
 @pytest.mark.parametrize(("words", "messages"), [

@@ -16,9 +16,11 @@ from scipy import stats
 from cl_framework.cli import main
 from cl_framework.configuration import hash_of
 from cl_framework.page_curves import SO_FAR, points
+from cl_framework.page_figures import of_sheet
 from cl_framework.page_latex import as_latex
+from cl_framework.page_theme import PAPER
 from cl_framework.pairing import DEFAULT
-from cl_framework.report import groups
+from cl_framework.report import groups, measure_named
 from cl_framework.seal import sealed
 from cl_framework.sheets import sheets
 from cl_framework.wandb_keys import HEAT_TURN
@@ -282,6 +284,15 @@ def test_pictures_are_written_for_every_figure(tmp_path, capsys):
         colours = picture.convert("RGB").getcolors(1 << 20)
         assert max(colours)[1] == (255, 255, 255)
         assert len(colours) > 100, "a heat map of 22 x 22 shares"
+
+
+@pytest.mark.parametrize(("metric", "corner"), [("average_accuracy", "upper left"), ("forgetting/max", "lower left")])
+def test_the_best_corner_is_where_the_metric_is_best(tmp_path, metric, corner):
+    run(tmp_path, "a", "er", 0)
+    found = groups(tmp_path)
+    [sheet] = sheets(found, measure_named(metric, found), None)
+    [cost] = [figure for figure in of_sheet(sheet, points(sheet), PAPER) if figure.name == "cost"]
+    assert f"The {corner} corner is the best." in cost.notes
 
 
 def test_latex_is_escaped_and_holds_the_numbers(tmp_path, capsys):
