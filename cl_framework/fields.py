@@ -37,6 +37,11 @@ def tunable(default: T, *grid: T, low: float | None = None, high: float | None =
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def told(default: T) -> T:
+    """A field that says which form of a method runs: results name its value, also where it is the default."""
+    return dataclasses.field(default=default, metadata={"is_told": True})
+
+
 def range_faults(instance: DataclassLike, owner: str) -> list[str]:
     """One sentence for each field outside its declared range."""
     faults = []

@@ -171,7 +171,7 @@ def _default(value: ast.expr | None) -> str:
     if not isinstance(value, ast.Call):
         return "" if value is None else ast.unparse(value)
     called = ast.unparse(value.func)
-    if called in ("tunable", "bounded") and value.args:
+    if called in ("tunable", "bounded", "told") and value.args:
         grid = value.args[1:]
         text = ast.unparse(value.args[0])
         return text + (f"  (tunable: {', '.join(ast.unparse(item) for item in grid)})" if grid else "")

@@ -294,12 +294,13 @@ def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
 
 
 def _changed(job: Job) -> dict[str, Any]:
-    """The fields of a strategy that are not at their defaults, by part and name."""
+    """The fields of a strategy that are not at their defaults, or told in any case, by part and name."""
     found = dict[str, Any]()
     for part, name in zip(job.strategy.parts(), job.name("strategy").split("+"), strict=True):
         defaults = {spec.name: spec.default if spec.default_factory is MISSING else spec.default_factory()
-                    for spec in fields(part)}
-        found |= {f"{name}.{key}": value for key, value in job.tree["strategy"][name].items() if defaults[key] != value}
+                    for spec in fields(part) if not spec.metadata.get("is_told")}
+        found |= {f"{name}.{key}": value for key, value in job.tree["strategy"][name].items() if key not in defaults or
+                  defaults[key] != value}
     return found
 
 

@@ -54,7 +54,7 @@ from torch import Tensor
 
 from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
-from cl_framework.fields import bounded, tunable
+from cl_framework.fields import bounded, told, tunable
 from cl_framework.functional import leading, quadratic, symmetric_cross_entropy
 from cl_framework.models import Model
 from cl_framework.seeding import generator
@@ -78,7 +78,7 @@ class PSMT(Strategy):
 
     neutral: ClassVar[Mapping[str, object]] = {"kappa": 0.0, "penalty_strength": 0.0, "predict_with": "student"}
 
-    variant: Literal["supervised", "paper", "release"] = "supervised"
+    variant: Literal["supervised", "paper", "release"] = told("supervised")
     """Which form: the adaptation to labelled experiences, or the paper's or its release's on an unlabelled stream."""
     kappa: float = tunable(1.0, 0.1, 0.3, 1.0, 3.0, low=0.0)
     """Weight of the teacher's answer on the old classes, of `supervised`."""

@@ -344,6 +344,8 @@ def test_the_fields_away_from_their_defaults_are_in_the_summary():
     job = resolve({"scenario": "split_digits", "strategy": "er+lwf", "strategy.er.memory_size": 77})
     assert summarise(job, record)["strategy_fields"] == {"er.memory_size": 77}
     assert summarise(resolve({"scenario": "split_digits", "strategy": "er"}), record)["strategy_fields"] == {}
+    job = resolve({"scenario": "split_digits", "strategy": "psmt"})
+    assert summarise(job, record)["strategy_fields"] == {"psmt.variant": "supervised"}
 
 
 # What a run says
