@@ -71,7 +71,7 @@ class Observer:
         """Experience `index` is learned and evaluated; `own` are the strategy's figures."""
 
     def documented(self, documents: Mapping[str, Any]) -> None:
-        """What the strategy has become after an experience that is no number, by name; just before `evaluated`."""
+        """What the strategy has become that is no number, by name: before `evaluated`, and when a run is taken up."""
 
     def finished(self, record: StreamRecord) -> None:
         """The stream is over."""

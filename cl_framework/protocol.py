@@ -99,6 +99,8 @@ class _Run:
         self.strategy.setup(self.model, self.info)
         self._take_up()
         self.observer.started(self.info, self.record, self.cursor)
+        if self.record.n_done:  # taken up: the process may have ended between its checkpoint and these
+            self.observer.documented(self.strategy.documents())
         for index in range(self.record.n_done, len(self.stream)):
             self._learn(self._given(self.stream[index]))
             if is_asked() and self.record.n_done < len(self.stream):

@@ -194,6 +194,23 @@ def test_a_run_that_is_killed_in_a_fast_phase_ends_with_the_same_prompts_and_wei
     assert whole.documents() == again.documents() and whole.metrics() == again.metrics()
 
 
+def test_prompts_are_written_also_where_a_run_was_killed_just_before(tmp_path):
+    class Documents(Observer):
+        def __init__(self, killed_at):
+            self.seen, self.killed_at = [], killed_at
+
+        def documented(self, documents):
+            if len(self.seen) == self.killed_at:
+                raise Stopped
+            self.seen.append(documents)
+
+    strategy, after = FST(**EVOLVING, **SHORT), Documents(None)
+    with pytest.raises(Stopped):
+        _run(FST(**EVOLVING, **SHORT), vault=Vault(tmp_path, "run"), observer=Documents(0))
+    _run(strategy, vault=Vault(tmp_path, "run"), observer=after)
+    assert after.seen == [strategy.documents()], "the last experience was over, but its prompts were not written"
+
+
 class _KilledAlone(GEPA):
     """Is killed when its third cycle begins."""
 

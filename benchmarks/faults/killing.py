@@ -7,6 +7,7 @@ SIGKILL. A byte of shared memory says what it is doing, which aims some kills an
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import mmap
@@ -200,8 +201,10 @@ def _checkpoint(path: Path) -> Any:
     return state
 
 
-def _summary(path: Path) -> Any:
+def _json(path: Path) -> Any:
     found = json.loads(path.read_text())
+    if path.name != "summary.json":
+        return found
     for name in ("git_commit", "files", "digest"):  # others may commit in between; files and digest hold times
         found.pop(name, None)
     for each in (found, *found["experiences"]):
@@ -216,11 +219,11 @@ def _lines(path: Path) -> Any:
 
 
 def _table(path: Path) -> Any:
-    head, *rows = (line.split(",") for line in path.read_text().splitlines())
+    head, *rows = csv.reader(path.read_text().splitlines())
     return [head, *([value for name, value in zip(head, row, strict=True) if name != "seconds"] for row in rows)]
 
 
-_READERS: dict[str, Callable[[Path], Any]] = {".pt": _checkpoint, ".json": _summary, ".jsonl": _lines, ".csv": _table}
+_READERS: dict[str, Callable[[Path], Any]] = {".pt": _checkpoint, ".json": _json, ".jsonl": _lines, ".csv": _table}
 
 
 def _plain(value: Any) -> str:

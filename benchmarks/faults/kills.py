@@ -43,6 +43,9 @@ KINDS = {
     "psmt": (*_LABELLED, "strategy=psmt"),
     "psmt paper": (*_CORRUPTED, "strategy.variant=paper", "strategy.n_views=4"),
     "psmt release": (*_CORRUPTED, "strategy.variant=release"),
+    "fst": ("scenario=verifiable", "scenario.kinds=[arithmetic,arithmetic:1]", "scenario.difficulty=0",
+            "scenario.n_train=8", "scenario.n_test=4", "scenario.n_samples=2", "scenario.n_pieces=2", "model=tiny_lm",
+            "strategy=fst", "train.lr=3e-4"),
 }
 """What is killed; a kind is added here."""
 _ALWAYS = ("train.checkpoint_every=0", "track.wandb=disabled", "track.every=5")
