@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cl_framework import seeding
+from cl_framework.activations import in_parts
 from cl_framework.data import TestSet
 from cl_framework.errors import Diverged, PluginError
 from cl_framework.metrics import AccuracyMatrix
@@ -26,20 +27,25 @@ def _evaluating(model: Model) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        model.train(mode)
+        if model.training != mode:
+            model.train(mode)
 
 
 def prepared(model: Model, batch: Batch) -> Batch:
     """The batch on the device of the model, with `x` as the model sees it when it is not trained."""
     with _evaluating(model):
-        raw, task = move(batch.raw, model.device), None if batch.task is None else batch.task.to(model.device)
-        return Batch(raw, model.preprocess(raw), batch.y, task)
+        return _prepared(model, batch)
+
+
+def _prepared(model: Model, batch: Batch) -> Batch:
+    raw, task = move(batch.raw, model.device), None if batch.task is None else batch.task.to(model.device)
+    return Batch(raw, model.preprocess(raw), batch.y, task)
 
 
 def answer(strategy: Strategy, model: Model, batch: Batch) -> Tensor:
     """The strategy's logits for a batch, [B, classes seen]; mode and gradients are left as they were."""
     with _evaluating(model):
-        ready = prepared(model, batch) if batch.x is NOT_YET else batch
+        ready = _prepared(model, batch) if batch.x is NOT_YET else batch
         return strategy.predict(model, ready.x, ready.task)
 
 
@@ -87,8 +93,11 @@ class _Asked:
         return prepared(self._model, batch)
 
     def logits(self, batch: Batch) -> Tensor:
-        """The strategy's logits."""
-        return answer(self._strategy, self._model, batch)
+        """The strategy's logits; rows that are not prepared are answered as many at a time as is fastest."""
+        def answered(part: Batch) -> Tensor:
+            return answer(self._strategy, self._model, part)
+
+        return answered(batch) if batch.x is not NOT_YET else in_parts(self._model, batch, answered)
 
     def replies(self, prompts: Sequence[str]) -> list[str]:
         """The strategy's texts, drawn anew each time that it is asked."""
@@ -110,15 +119,21 @@ def evaluate(strategy: Strategy, model: Model, tests: Iterable[tuple[int, TestSe
     Raises:
         Diverged: the largest logit of an answer is not finite; -inf may rule a class out.
     """
-    for column, test in tests:
-        is_finite = []
-        for part in test.measure(_Asked(strategy, model, seed, row, column)):
-            is_finite.append(part.is_finite)
-            columns = torch.full((len(part.hits),), column, device=part.hits.device)
-            matrix.update(row, columns, part.hits, part.task_hits)
-            if part.losses is not None:
-                matrix.add_losses(row, column, part.losses)
-        if is_finite and not bool(torch.stack(is_finite).all()):
-            when = f"after experience {row - 1}" if row else "before the stream"
-            raise Diverged(f"an answer to held-out rows of experience {column} is not finite {when}; the run stops and "
-                           f"its last good checkpoint is kept. Try {advice}")
+    with _evaluating(model):
+        for column, test in tests:
+            if not _measure(test, _Asked(strategy, model, seed, row, column), matrix, row, column):
+                when = f"after experience {row - 1}" if row else "before the stream"
+                raise Diverged(f"an answer to held-out rows of experience {column} is not finite {when}; the run stops "
+                               f"and its last good checkpoint is kept. Try {advice}")
+
+
+def _measure(test: TestSet, asked: _Asked, matrix: AccuracyMatrix, row: int, column: int) -> bool:
+    """Count what a test set finds; whether all answers were finite."""
+    is_finite = []
+    for part in test.measure(asked):
+        is_finite.append(part.is_finite)
+        columns = torch.full((len(part.hits),), column, device=part.hits.device)
+        matrix.update(row, columns, part.hits, part.task_hits)
+        if part.losses is not None:
+            matrix.add_losses(row, column, part.losses)
+    return not is_finite or bool(torch.stack(is_finite).all())

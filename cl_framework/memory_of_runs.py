@@ -1,11 +1,11 @@
 """What runs will hold in memory, before they begin: their streams, copies of the network, buffers, one step.
 
     need = sum over scenarios of (stores + labels and rows)
-           + max over runs of (8 W + 2 M r + 2 B a + 8 * 1024 l) + 64 MiB
+           + max over runs of (8 W + 2 M r + 2 B a + 8 n l) + 64 MiB
 
 W: bytes of the weights, M: rows of the buffers, r: bytes of a stored row, B: batch size, a: bytes that autograd keeps
-of one row, l: bytes of the largest layer's output for one row; a and l are measured with a forward pass. A replaying
-strategy doubles the batch; 1024 rows are evaluated at once. An estimate, not a bound: a strategy may hold what it
+of one row, l: bytes of the largest layer's output for one row, n: rows that are evaluated at once; a and l are measured
+with a forward pass. A replaying strategy doubles the batch. An estimate, not a bound: a strategy may hold what it
 likes. On a GPU weights, buffers and steps are in its memory, and the second line is left out.
 """
 
@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from cl_framework.activations import kept, rows_at_once
 from cl_framework.config import Job
-from cl_framework.data import Dataset, TestSet
+from cl_framework.data import Dataset
 from cl_framework.launchers import Load
 from cl_framework.models import Model
 from cl_framework.protocol import build_model
@@ -29,8 +30,6 @@ from cl_framework.types import n_bytes
 COPIES = 8
 """Of the weights: themselves, gradients, two moments, three that a strategy keeps (teacher, anchor, importance), and
 one in the checkpoint that is being written."""
-EVALUATED = TestSet.n_at_once
-"""Rows that are evaluated at once, where they have labels."""
 WORKING = 64 * 2**20
 """What the libraries take beyond that when they first train, bytes; measured: 24 to 50 MiB."""
 ALIVE = 8
@@ -87,31 +86,26 @@ def training_bytes(job: Job, stream: Stream) -> int:
         model.observe(first.classes, first.task)
         weights = sum(value.numel() * value.element_size() for value in model.state_dict().values()
                       if isinstance(value, Tensor))
-        kept, largest = _kept(model, first.train)
+        whole, largest = _one_row(model, first.train)
+        n_at_once = rows_at_once(model.eval(), row)
     batch = min(job.recipe.batch_size, max(len(stream[index].train) for index in range(len(stream))))
     tests = [stream.test(index) for index in range(len(stream))]
-    asked = max(min(test.n_at_once, len(test.data)) for test in tests)
-    return COPIES * weights + 2 * n_kept * n_bytes(row) + 2 * batch * kept + ALIVE * asked * largest
+    asked = max(min(test.n_at_once, n_at_once, len(test.data)) for test in tests)
+    return COPIES * weights + 2 * n_kept * n_bytes(row) + 2 * batch * whole + ALIVE * asked * largest
 
 
-def _kept(model: Model, data: Dataset) -> tuple[int, int]:
+def _one_row(model: Model, data: Dataset) -> tuple[int, int]:
     """Bytes that autograd keeps for one row's backward pass, weights left out, and those of the largest tensor among
     them; measured with two rows."""
-    own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
-    found: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    batch = data.take(torch.arange(min(2, len(data))))
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        batch = batch._replace(x=model.preprocess(batch.raw))
-        model.loss(batch, model(batch.x))
     n = max(1, min(2, len(data)))
-    return sum(found.values()) // n, max(found.values(), default=0) // n
+    batch = data.take(torch.arange(min(2, len(data))))
+
+    def compute() -> Tensor:
+        ready = batch._replace(x=model.preprocess(batch.raw))
+        return model.loss(ready, model(ready.x))
+
+    total, largest = kept(model, compute)
+    return total // n, largest // n
 
 
 def _largest_gpu(jobs: Iterable[Job]) -> int | None:

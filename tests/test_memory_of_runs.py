@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from cl_framework import cli, local_pool
+from cl_framework.activations import MOST
 from cl_framework.config import resolve
 from cl_framework.data import Dataset
 from cl_framework.launch import open_stream
 from cl_framework.machine import available_memory, fitting, resident_bytes
-from cl_framework.memory_of_runs import ALIVE, COPIES, EVALUATED, WORKING, load_of, need, stream_bytes, training_bytes
+from cl_framework.memory_of_runs import ALIVE, COPIES, WORKING, load_of, need, stream_bytes, training_bytes
 from cl_framework.scenario import Part, ResidentStream
 from cl_framework.types import Setting, StreamInfo
 
@@ -92,7 +93,7 @@ def test_the_bytes_of_training_by_hand():
     rectified values serve both layers) and its 10 log-probabilities, which are 4 bytes each."""
     weights = 4 * (64 * 32 + 32 + 32 * 10 + 10)
     stream = open_stream(job_of())
-    assert max(len(stream.test(k).data) for k in range(5)) == 72 < EVALUATED
+    assert max(len(stream.test(k).data) for k in range(5)) == 72 < MOST
     for batch_size in (16, 128):
         job = job_of(model__hidden=[32], train__batch_size=batch_size)
         expected = 2 * batch_size * 4 * (64 + 32 + 2) + ALIVE * 72 * 4 * 64
