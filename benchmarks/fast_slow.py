@@ -33,10 +33,11 @@ from rich.console import Console
 
 from cl_framework.check_runs import same
 from cl_framework.checkpoint import Vault
-from cl_framework.config import Job, resolve
+from cl_framework.config import resolve
 from cl_framework.evaluate import evaluate
 from cl_framework.fast_slow_metrics import channels
 from cl_framework.files import write_json
+from cl_framework.job import Job
 from cl_framework.language import LanguageModel
 from cl_framework.launch import execute_all, open_stream
 from cl_framework.metrics import AccuracyMatrix

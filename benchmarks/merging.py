@@ -24,8 +24,9 @@ from joblib import Parallel, delayed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cl_framework.config import Job, resolve
+from cl_framework.config import resolve
 from cl_framework.files import write_json
+from cl_framework.job import Job
 from cl_framework.launch import open_stream
 from cl_framework.metrics import compute_all, installed_metrics
 from cl_framework.models import Model

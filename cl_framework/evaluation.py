@@ -17,10 +17,10 @@ from typing import Any
 from rich.console import Console
 
 from cl_framework.chance import chance_of
-from cl_framework.config import Job
 from cl_framework.errors import ClfError, ConfigError, Diverged
 from cl_framework.fingerprint import Fingerprint, fingerprint, overlap_faults
 from cl_framework.frozen import Frozen, read_tuned
+from cl_framework.job import Job
 from cl_framework.launch import check_job, execute_all, label_of, open_stream
 from cl_framework.plain_files import read_yaml
 from cl_framework.plugin_code import code_of

@@ -17,11 +17,12 @@ import torch
 from rich.console import Console
 
 from cl_framework.checkpoint import Vault
-from cl_framework.config import Job, from_tree
+from cl_framework.config import from_tree
 from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.files import write_json
 from cl_framework.intact import check_intact, with_digests
 from cl_framework.isolation import ask, only
+from cl_framework.job import Job
 from cl_framework.launchers import chosen
 from cl_framework.lockstep import by_itself
 from cl_framework.memory_of_runs import load_of

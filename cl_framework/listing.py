@@ -17,7 +17,7 @@ from pathlib import Path
 from cl_framework.errors import ConfigError
 
 SECTIONS = {"train": "cl_framework.recipe:Recipe", "trainer": "cl_framework.hardware:Hardware",
-            "track": "cl_framework.config:Tracking", "search": "cl_framework.search:Search"}
+            "track": "cl_framework.job:Tracking", "search": "cl_framework.search:Search"}
 """Sections of a configuration that are no plugin's, and where their fields are."""
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from cl_framework.activations import kept, rows_at_once
-from cl_framework.config import Job
 from cl_framework.data import Dataset
+from cl_framework.job import Job
 from cl_framework.launchers import Load
 from cl_framework.models import Model
 from cl_framework.protocol import build_model

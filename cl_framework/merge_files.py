@@ -32,7 +32,7 @@ _PATTERNS = {"keep": "to merge every tensor", "embeddings": "for the usual names
 
 def merge_verb(command: Command) -> int:
     """Merge files and say what was done."""
-    from cl_framework.config import filled
+    from cl_framework.sections import filled
 
     values = dict(command.values)
     values["experts"] = [path for paths in values.get("experts", []) for path in

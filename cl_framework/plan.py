@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from cl_framework.chance import accuracies, chance_of
-from cl_framework.config import Job, filled, resolve, without_strangers
+from cl_framework.config import resolve, without_strangers
 from cl_framework.configuration import hash_of
 from cl_framework.declared import departures, labelled
 from cl_framework.errors import ConfigError
+from cl_framework.job import Job
 from cl_framework.launch import check_job, open_stream
 from cl_framework.metrics import installed_metrics
 from cl_framework.presets import Flat, preset
 from cl_framework.registry import find, unknown
 from cl_framework.runs import RunFolder
 from cl_framework.search import Search, Space, draw, full_key, space_of
+from cl_framework.sections import filled
 from cl_framework.types import Need
 
 _REFUSED = {

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 
-from cl_framework.config import Job
+from cl_framework.job import Job
 from cl_framework.models import Architecture
 from cl_framework.scenario import Scenario
 from cl_framework.strategy import Strategy

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from cl_framework.config import Job, from_tree
+from cl_framework.config import from_tree
 from cl_framework.configuration import hash_of
 from cl_framework.csv_tables import as_csv, unguarded
 from cl_framework.errors import ConfigError, PluginError
@@ -26,6 +26,7 @@ from cl_framework.experience import Experience
 from cl_framework.experience_figures import COLUMNS, Seen, figures_of
 from cl_framework.files import append, write_atomic, write_json
 from cl_framework.holding import Hold, holding
+from cl_framework.job import Job
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.plain_files import read_json, read_text, read_yaml

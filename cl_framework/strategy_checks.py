@@ -21,7 +21,6 @@ from torch import Tensor
 from cl_framework.chain import Chain
 from cl_framework.check_runs import Stop, assert_same_result, fresh, learn, same, tensors, toy_for
 from cl_framework.checkpoint import Vault
-from cl_framework.config import structured
 from cl_framework.evaluate import answer
 from cl_framework.listing import describe_class
 from cl_framework.metrics import StreamRecord
@@ -31,6 +30,7 @@ from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
 from cl_framework.registry import verify
 from cl_framework.scenario import Stream
+from cl_framework.sections import structured
 from cl_framework.seeding import capture
 from cl_framework.strategy import Strategy
 from cl_framework.toys import Toy, toy_model, toy_recipe

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cl_framework.config import Job
 from cl_framework.diagnostics import Diagnostics
+from cl_framework.job import Job
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.types import StreamInfo

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from cl_framework.config import Job
 from cl_framework.hardware import quiet_lightning
+from cl_framework.job import Job
 from cl_framework.lockstep import Lockstep
 from cl_framework.protocol import build_model
 from cl_framework.scenario import Stream

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cl_framework.config import Job
+from cl_framework.job import Job
 from cl_framework.plain_files import read_json, read_yaml
 from cl_framework.types import Phase
 

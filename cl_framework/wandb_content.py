@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cl_framework.config import Job
 from cl_framework.csv_tables import unguarded
+from cl_framework.job import Job
 from cl_framework.metrics import Metric, StreamRecord
 from cl_framework.wandb_keys import CELLS, EXPERIENCES, MATRIX, PLANE, STREAM_STEP
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cl_framework.config import Job, from_tree
+from cl_framework.config import from_tree
 from cl_framework.configuration import hash_of
 from cl_framework.errors import ConfigError
+from cl_framework.job import Job
 from cl_framework.plugin_code import Code, changed_code, code_of, own_code
 from cl_framework.runs import git_commit
 from cl_framework.search import Space, tuning_phase
