@@ -16,8 +16,8 @@ from page_protocol import speed as protocol_speed
 from page_protocol import two_phase
 
 from cl_framework.comparison import as_markdown
+from cl_framework.groups import Stat
 from cl_framework.published import Comparison, Published
-from cl_framework.summaries import Stat
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS = {"average_accuracy": "average accuracy", "average_incremental_accuracy": "average incremental accuracy",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cl_framework.groups import Group
 from cl_framework.pairing import DEFAULT, ONLINE_ERROR, Measure
-from cl_framework.summaries import Group
 
 LABELLED: Mapping[str, str] = {
     "average_accuracy": "average\naccuracy", "average_incremental_accuracy": "incremental\naccuracy",

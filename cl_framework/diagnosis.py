@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cl_framework.errors import ConfigError
+from cl_framework.groups import group
 from cl_framework.plain_files import read_json
 from cl_framework.row_labels import labels_of
-from cl_framework.summaries import Runs, Summary, group, read_runs
+from cl_framework.summaries import Runs, Summary, read_runs
 
 _FILE = "diagnostics.json"
 _HOW = ("give its command again with track.diagnostics=true and another out=DIR (a finished run is skipped, and one "

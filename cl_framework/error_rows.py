@@ -12,7 +12,7 @@ from statistics import fmean
 
 from cl_framework.csv_tables import as_csv
 from cl_framework.experience_figures import Figures, domain_of
-from cl_framework.summaries import Group, Stat
+from cl_framework.groups import Group, Stat
 
 MEAN = "mean"
 

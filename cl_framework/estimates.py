@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cl_framework.groups import Group, Stat
 from cl_framework.pairing import repeated_orders
 from cl_framework.statistics import Interval, Split, bootstrap_interval, split_deviation, t_interval
-from cl_framework.summaries import Block, Group, Stat
+from cl_framework.summaries import Block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,8 @@ from cl_framework.pool import Joint, Lost
 from cl_framework.pretraining import give_weights
 from cl_framework.progress import progress_before, progress_for
 from cl_framework.protocol import build_model, check_needs, check_recipe, run_stream
-from cl_framework.runs import RunFolder, Writer, summarise
+from cl_framework.run_writer import Writer, summarise
+from cl_framework.runs import RunFolder
 from cl_framework.scenario import FirstExperiences, Stream
 from cl_framework.seeding import untouched
 from cl_framework.stopping import finishing

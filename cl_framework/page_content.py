@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cl_framework.columns import is_labelled
 from cl_framework.errors import ConfigError
+from cl_framework.groups import Group, group
 from cl_framework.page_curves import MOST_EXPERIENCES, points
 from cl_framework.page_environment import environment_grid, environments, mixed
 from cl_framework.page_figures import heat_map, of_sheet
@@ -22,7 +23,7 @@ from cl_framework.page_warnings import warned
 from cl_framework.report import measure_named
 from cl_framework.row_labels import changed
 from cl_framework.sheets import Sheet, sheets
-from cl_framework.summaries import Group, Runs, group, read_runs
+from cl_framework.summaries import Runs, read_runs
 from cl_framework.tables import sources, uneven_orders
 
 

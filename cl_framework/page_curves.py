@@ -13,8 +13,9 @@ from statistics import fmean
 from cl_framework.columns import is_labelled
 from cl_framework.error_rows import error_curves
 from cl_framework.experience_figures import short_name
+from cl_framework.groups import Group, Stat
 from cl_framework.sheets import Sheet
-from cl_framework.summaries import Group, Matrix, Stat
+from cl_framework.summaries import Matrix
 
 SO_FAR = "all experiences so far"
 """What the first curves are measured on."""

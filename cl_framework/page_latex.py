@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from cl_framework.groups import Group
 from cl_framework.page_parts import Cell, Grid
 from cl_framework.page_tables import leaderboard, ordered
 from cl_framework.pairing import DEFAULT, Measure
 from cl_framework.sheets import sheets
-from cl_framework.summaries import Group
 
 _SIGNS = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",

@@ -15,6 +15,7 @@ from cl_framework.columns import columns, flat, is_labelled, is_percent, percent
 from cl_framework.error_rows import error_rows
 from cl_framework.error_table import title as error_title
 from cl_framework.estimates import estimate
+from cl_framework.groups import Group, Stat
 from cl_framework.page_curves import SO_FAR, Point
 from cl_framework.page_parts import Cell, Grid
 from cl_framework.pairing import ALPHA
@@ -22,7 +23,6 @@ from cl_framework.pairing_table import sentences
 from cl_framework.pairing_table import title as pairing_title
 from cl_framework.row_labels import text
 from cl_framework.sheets import Sheet
-from cl_framework.summaries import Group, Stat
 
 _NONE = Cell("-")
 Write = Callable[[float], str]

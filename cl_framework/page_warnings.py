@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from cl_framework.groups import Group
 from cl_framework.report import warnings
-from cl_framework.summaries import Group, Runs
+from cl_framework.summaries import Runs
 
 _SINGLE_PHASE = "single-phase"
 

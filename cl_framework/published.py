@@ -22,8 +22,8 @@ from scipy.special import stdtrit
 
 from cl_framework.config import resolve
 from cl_framework.errors import ConfigError
+from cl_framework.groups import Group, Stat
 from cl_framework.presets import no_preset, preset_names, published_section
-from cl_framework.summaries import Group, Stat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,13 +26,14 @@ from cl_framework.error_table import ErrorTable, error_markdown
 from cl_framework.errors import ConfigError, printable
 from cl_framework.estimates import Estimate, estimate
 from cl_framework.files import write_atomic
+from cl_framework.groups import Group, group
 from cl_framework.pairing import DEFAULT, ONLINE_ERROR, Measure
 from cl_framework.pairing_table import PairingTable
 from cl_framework.pairing_table import as_markdown as pairing_markdown
 from cl_framework.registry import unknown
 from cl_framework.row_labels import by_hash, changed
 from cl_framework.sheets import Sheet, sheets
-from cl_framework.summaries import Group, Runs, Summary, group, parse_summary, read_runs, with_configuration
+from cl_framework.summaries import Runs, Summary, parse_summary, read_runs, with_configuration
 from cl_framework.tables import (
     GroupsTable,
     cells,

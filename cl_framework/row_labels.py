@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from cl_framework.groups import Group
 from cl_framework.prompt_records import read_prompts
-from cl_framework.summaries import Group
 
 _MOST_FIELDS = 2
 

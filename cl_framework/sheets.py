@@ -14,10 +14,10 @@ from typing import Any
 
 from cl_framework.columns import measure_of
 from cl_framework.errors import ConfigError
+from cl_framework.groups import Group
 from cl_framework.pairing import FEWEST, Measure, Pairing, pair
 from cl_framework.registry import unknown
 from cl_framework.row_labels import by_hash, labels_of
-from cl_framework.summaries import Group
 from cl_framework.tables import conditions
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from cl_framework.errors import ConfigError
-from cl_framework.summaries import Stat
+from cl_framework.groups import Stat
 
 Block = TypeVar("Block", bound=Hashable)
 Table = Mapping[str, Mapping[Block, float]]

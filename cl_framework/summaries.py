@@ -1,17 +1,14 @@
-"""Reads the `summary.json` of finished runs and groups runs that differ in the seeds alone. Imports no torch.
+"""Reads the `summary.json` of finished runs. Imports no torch.
 
 A run has two seeds: the order seed shuffles classes or domains, the training seed is all other chance. The pair of both
-is its *block*. Runs over order seeds and training seeds are one group; the natural order, which no seed has drawn, is a
-group of its own.
+is its *block*.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +26,7 @@ Block = tuple[int | None, int]
 
 Key = tuple[str, str, str, bool, str, str, str]
 """Scenario, strategy, model, whether orders are drawn, phase, protocol, configuration: what runs of a group share."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -64,94 +62,6 @@ class Summary:
         known = self.configuration.digest if is_drawn else None
         return (self.scenario, self.strategy, self.model, is_drawn, self.phase, self.protocol,
                 self.config_hash if known is None else known)
-
-
-@dataclass(frozen=True)
-class Stat:
-    """Mean and sample standard deviation (divisor n - 1; None for n = 1) over the runs that have the number.
-
-    >>> Stat.of([1.0, 2.0, 3.0])
-    Stat(mean=2.0, std=1.0, n=3)
-    """
-
-    mean: float
-    std: float | None
-    n: int
-
-    @staticmethod
-    def of(values: Sequence[float]) -> Stat:
-        """The statistics of at least one value."""
-        return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-
-@dataclass(frozen=True)
-class Group:
-    """Finished runs that differ in the seeds alone, ordered by order seed, then training seed.
-
-    Attributes:
-        order_seed: the one that all runs have, None for the natural order, else each that there is.
-        config_hash: that of the runs; where they have several orders, that of their configuration without it.
-        seeds: the training seed of each run.
-        runs: each of them, in the same order; empty where they are not at hand.
-    """
-
-    scenario: str
-    strategy: str
-    model: str
-    order_seed: int | tuple[int, ...] | None
-    phase: str
-    protocol: str
-    config_hash: str
-    git_commits: tuple[str, ...]
-    seeds: tuple[int, ...]
-    metrics: Mapping[str, Stat]
-    seconds: Stat | None
-    accuracy_matrix: Matrix
-    folders: tuple[Path, ...]
-    runs: tuple[Summary, ...] = ()
-
-    @property
-    def n(self) -> int:
-        """How many runs."""
-        return len(self.seeds)
-
-    @property
-    def is_labelled(self) -> bool:
-        """Its stream came with labels: calibration is measured on unlabelled streams alone."""
-        return "calibration_error" not in self.metrics
-
-    @property
-    def scenario_fields(self) -> str:
-        """The fields of its scenario as JSON; empty where they are not known."""
-        return self.runs[0].configuration.scenario if self.runs else ""
-
-    @property
-    def conditions(self) -> tuple[str, str, str, bool, str, str]:
-        """What two groups share that may be compared."""
-        return (self.scenario, self.model, self.scenario_fields, self.order_seed is not None, self.phase,
-                self.protocol)
-
-    @property
-    def strategy_fields(self) -> Mapping[str, object]:
-        """The fields of its strategy that are not at their defaults, by part and name; empty where not known."""
-        return self.runs[0].strategy_fields if self.runs else {}
-
-    @property
-    def fields(self) -> Mapping[str, object]:
-        """Every field of its configuration but those of the scenario, by dotted keys; empty where not known."""
-        known: dict[str, object] = json.loads(self.runs[0].configuration.fields or "{}") if self.runs else {}
-        return known
-
-    def values(self, metric: str) -> dict[Block, float]:
-        """The metric of each run that has it, by block."""
-        return {run.block: run.metrics[metric] for run in self.runs if metric in run.metrics}
-
-    def by_hash(self) -> dict[str, Group]:
-        """The runs of each hash as a group of their own: one a configuration and order."""
-        if not isinstance(self.order_seed, tuple):
-            return {self.config_hash: self}
-        hashes = dict.fromkeys(run.config_hash for run in self.runs)
-        return {each: _group([run for run in self.runs if run.config_hash == each]) for each in hashes}
 
 
 @dataclass
@@ -304,43 +214,3 @@ def _data_of(folder: Path) -> object:
     except (OSError, ValueError):
         return None
     return environment.get("data") if isinstance(environment, dict) else None
-
-
-def group(summaries: Iterable[Summary]) -> list[Group]:
-    """Group runs that differ in the seeds alone, ordered by scenario, then strategy.
-
-    A block that is there twice (a copied folder) counts once: the last one is taken, and `Runs.notes` says so.
-    """
-    by_key: dict[Key, dict[Block, Summary]] = {}
-    for summary in summaries:
-        by_key.setdefault(summary.key, {})[summary.block] = summary
-    groups = [_group([runs[block] for block in sorted(runs, key=_in_order)]) for runs in by_key.values()]
-    return sorted(groups, key=lambda each: (*each.runs[0].key[:4], each.runs[0].block[0] or 0, *each.runs[0].key[4:]))
-
-
-def _in_order(block: Block) -> tuple[int, int]:
-    return -1 if block[0] is None else block[0], block[1]
-
-
-def _group(runs: Sequence[Summary]) -> Group:
-    first, orders = runs[0], tuple(dict.fromkeys(run.order_seed for run in runs if run.order_seed is not None))
-    names = sorted({name for run in runs for name in run.metrics})
-    seconds = [run.seconds for run in runs if run.seconds is not None]
-    return Group(
-        first.scenario, first.strategy, first.model, orders if len(orders) > 1 else first.order_seed, first.phase,
-        first.protocol, first.key[-1] if len(orders) > 1 else first.config_hash,
-        git_commits=tuple(sorted({run.git_commit for run in runs})), seeds=tuple(run.seed for run in runs),
-        metrics={name: Stat.of([run.metrics[name] for run in runs if name in run.metrics]) for name in names},
-        seconds=Stat.of(seconds) if seconds else None, accuracy_matrix=_mean([run.accuracy_matrix for run in runs]),
-        folders=tuple(run.folder for run in runs), runs=tuple(runs))
-
-
-def _mean(matrices: Sequence[Matrix]) -> Matrix:
-    """The mean of each entry; None unless every run measured it."""
-    if len({len(matrix) for matrix in matrices}) != 1:
-        return ()
-    mean = []
-    for rows in zip(*matrices, strict=True):
-        entries = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
-        mean.append(tuple(statistics.fmean(each) if len(each) == len(matrices) else None for each in entries))
-    return tuple(mean)

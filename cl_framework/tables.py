@@ -18,9 +18,10 @@ from rich.text import Text
 from cl_framework.columns import columns, flat, is_percent, measure_of, percent
 from cl_framework.error_table import run_errors
 from cl_framework.estimates import estimate
+from cl_framework.groups import Group, Stat, group
 from cl_framework.pairing import DEFAULT, Measure
 from cl_framework.row_labels import changed
-from cl_framework.summaries import Group, Matrix, Stat, Summary, group
+from cl_framework.summaries import Matrix, Summary
 
 _LARGEST_MATRIX = 20
 _LONGEST_NAME = 24

@@ -10,7 +10,8 @@ from cl_framework.configuration import hash_of
 from cl_framework.errors import PluginError
 from cl_framework.prompt_pool import Prompt, as_plain
 from cl_framework.prompt_records import read_prompts
-from cl_framework.runs import RunFolder, Writer
+from cl_framework.run_writer import Writer
+from cl_framework.runs import RunFolder
 
 PLANTED = '<script>window.planted = 1</script> {{7*7}} "\'&'
 SEED = Prompt(name="p0", text="Answer the question.")

@@ -12,9 +12,9 @@ from scipy import stats
 from cl_framework import comparison, presets
 from cl_framework.config import resolve
 from cl_framework.errors import ConfigError
+from cl_framework.groups import Group, Stat
 from cl_framework.presets import preset, preset_names, published_section
 from cl_framework.published import Comparison, Published, compare, published
-from cl_framework.summaries import Group, Stat
 
 ROWS = [name for name in preset_names("experiment") if published_section(name)]
 

@@ -28,6 +28,7 @@ from cl_framework.configuration import read_configuration
 from cl_framework.csv_tables import as_csv, unguarded
 from cl_framework.errors import CheckpointError, ClfError, ConfigError, DataError, printable
 from cl_framework.grammar import Command, parse
+from cl_framework.groups import group
 from cl_framework.observer import Observer
 from cl_framework.pairing import DEFAULT
 from cl_framework.pictures import _paths
@@ -35,14 +36,15 @@ from cl_framework.places import NpmPackage, Url, Wheel
 from cl_framework.plain_files import from_json, from_yaml, read_text
 from cl_framework.protocol import run_stream
 from cl_framework.record import AccuracyMatrix
-from cl_framework.runs import RunFolder, Writer
+from cl_framework.run_writer import Writer
+from cl_framework.runs import RunFolder
 from cl_framework.scenarios import _folders, _readers
 from cl_framework.scenarios._cifar_c import CifarC
 from cl_framework.scenarios._folders import decode, read_npz, read_tiny_imagenet
 from cl_framework.scenarios._readers import gunzip, read_cifar
 from cl_framework.strategy import Strategy
 from cl_framework.study import public
-from cl_framework.summaries import group, read_runs
+from cl_framework.summaries import read_runs
 from cl_framework.toys import Toy, toy_model, toy_recipe
 from cl_framework.weight_files import read_weights
 from cl_framework.working import _line

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from cl_framework import checkpoint, launch, protocol, runs
+from cl_framework import checkpoint, launch, protocol, run_writer, runs
 from cl_framework.cli import main
 
 PHASES = ("starting", "training", "evaluating", "at a boundary", "writing a checkpoint", "writing another file")
@@ -179,7 +179,8 @@ def _watch(phase: mmap.mmap) -> None:
     vars(launch)["run_stream"] = run_stream
     told(protocol, "evaluate", 2)
     told(checkpoint, "write_atomic", 4)
-    for module, name in ((runs, "write_atomic"), (runs, "write_json"), (launch, "write_json")):
+    for module, name in ((runs, "write_atomic"), (runs, "write_json"), (run_writer, "write_atomic"),
+                         (run_writer, "write_json"), (launch, "write_json")):
         told(module, name, 5)
 
 

@@ -14,7 +14,7 @@ import yaml
 from fuzzing import REFERENCE
 from target import Target, tar, zipped_up
 
-from cl_framework import report, summaries
+from cl_framework import groups, report, summaries
 from cl_framework.pairing import DEFAULT
 from cl_framework.seal import sealed
 
@@ -45,7 +45,7 @@ def record_targets(home: Path) -> list[Target]:
         runs = summaries.read_runs(path.parent)
         runs.notes()
         for write in report.FORMATS.values() if runs.finished else ():
-            write(summaries.group(runs.finished), DEFAULT, None)
+            write(groups.group(runs.finished), DEFAULT, None)
 
     for name in ("config", "environment"):
         (home / f"{name}_reported").mkdir()

@@ -1,0 +1,177 @@
+"""The tables of a run while it grows, and what its `summary.json` says in the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, astuple, fields
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from cl_framework.csv_tables import as_csv, unguarded
+from cl_framework.errors import PluginError
+from cl_framework.experience import Experience
+from cl_framework.experience_figures import COLUMNS, Seen, figures_of
+from cl_framework.files import append, write_atomic, write_json
+from cl_framework.job import Job
+from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
+from cl_framework.observer import Cursor, Observer, passes
+from cl_framework.runs import RunFolder, git_commit
+from cl_framework.types import Phase, StreamInfo
+
+_MOST_DIGITS = 18
+
+_OWN_FILES = frozenset({"summary.json", "environment.json", "diagnostics.json"})
+"""Files of a run folder that no document of a strategy may replace."""
+
+_SEEN: WeakKeyDictionary[StreamRecord, dict[int, Seen]] = WeakKeyDictionary()
+"""What the experiences behind a record said of themselves, by index; told to its `Writer`, for its summary."""
+
+
+class Writer(Observer):
+    """Keeps metrics.jsonl, accuracy.csv, experiences.csv and steps.csv of a run.
+
+    They are rewritten from the record when a run begins or goes on, so a resume loses none, and grow with each
+    experience; names of experiences are on the disk before they begin.
+    """
+
+    def __init__(self, folder: RunFolder, every: int) -> None:
+        self._folder, self._path, self._every = folder, folder.path, every
+        self._steps: list[list[str]] = []
+        self._seen: dict[int, Seen] = {}
+        self._record: StreamRecord | None = None
+        self._rows: list[tuple[object, ...]] = []
+
+    def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
+        """Drop what a killed run wrote beyond its last checkpoint."""
+        self._steps = [row for row in self._lines("steps.csv") if len(row) == 4 and _is_count(row[0])
+                       and int(row[0]) <= cursor.stream_step]
+        self._seen = {int(row[0]): Seen(unguarded(row[1]) or None, int(row[2]))
+                      for row in self._lines("experiences.csv") if len(row) == len(COLUMNS) + 1
+                      and _is_count(row[0]) and _is_count(row[2])}
+        self._record, self._rows = record, []
+        _SEEN[record] = self._seen
+        write_atomic(self._path / "metrics.jsonl", "".join(_line(record, index) for index in range(record.n_done)))
+        self._write_table("accuracy.csv", record.rows())
+        self._write_experiences()
+        self._write_steps()
+
+    def _lines(self, name: str) -> list[list[str]]:
+        """The lines below the header of what an earlier process wrote, however damaged."""
+        file = self._path / name
+        text = file.read_text(errors="replace") if file.exists() else ""
+        try:
+            return list(csv.reader(text.replace("\0", "").splitlines()[1:]))
+        except csv.Error:
+            return []
+
+    def experience_started(self, experience: Experience, n_steps: int) -> None:
+        """Note what it says of itself."""
+        if self._seen.get(experience.index) != Seen.of(experience):
+            self._seen[experience.index] = Seen.of(experience)
+            self._write_experiences()
+
+    def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
+        """Note the mean loss of a chunk, now and then; a second time changes nothing."""
+        while self._steps and int(self._steps[-1][0]) > cursor.stream_step:  # a `train` call began anew
+            self._steps.pop()
+        noted = int(self._steps[-1][0]) if self._steps else 0
+        if noted < cursor.stream_step and passes(cursor, len(losses), self._every):
+            place = (cursor.stream_step, cursor.experience, cursor.epoch)
+            self._steps.append([*(str(value) for value in place), repr(sum(losses) / len(losses))])
+
+    def saving(self, cursor: Cursor, losses: Sequence[float]) -> None:
+        """Losses up to a checkpoint are on the disk before it is."""
+        self._folder.check_held()
+        self.stepped(cursor, losses)
+        self._write_steps()
+
+    def documented(self, documents: Mapping[str, Any]) -> None:
+        """Write each document anew.
+
+        Raises:
+            PluginError: the name of one is no name for a file of its own.
+        """
+        for name, document in documents.items():
+            if not name.isidentifier() or f"{name}.json" in _OWN_FILES:
+                raise PluginError(f"documents() names one {name!r}; give it a name of letters, digits and underscores "
+                                  f"other than {', '.join(sorted(_OWN_FILES))}")
+            write_json(self._path / f"{name}.json", document)
+
+    def evaluated(self, index: int, record: StreamRecord, own: Mapping[str, float]) -> None:
+        """Add what was measured."""
+        self._folder.check_held()
+        append(self._path / "metrics.jsonl", _line(record, index))
+        append(self._path / "accuracy.csv", as_csv([record.row(index)]))
+        self._write_experiences()
+        self._write_steps()
+
+    def _write_experiences(self) -> None:
+        assert self._record is not None
+        for each in figures_of(self._record, self._seen, len(self._rows)):
+            self._rows.append((len(self._rows), *astuple(each)))
+        begun = [(index, *seen, *[""] * (len(COLUMNS) - 2)) for index, seen in sorted(self._seen.items())
+                 if index >= len(self._rows)]
+        self._write_table("experiences.csv", [("experience", *COLUMNS), *self._rows, *begun])
+
+    def _write_steps(self) -> None:
+        self._write_table("steps.csv", [("stream_step", "experience", "epoch", "loss"), *self._steps])
+
+    def _write_table(self, name: str, rows: Sequence[Sequence[object]]) -> None:
+        write_atomic(self._path / name, as_csv(rows))
+
+
+def _line(record: StreamRecord, index: int) -> str:
+    """What is known after an experience, as a line of metrics.jsonl."""
+    row = record.accuracy[index, : index + 1].tolist()
+    return json.dumps({"experience": index, "accuracy": [_number(value) for value in row],
+                       "average_accuracy": _number(sum(row) / len(row)), "seconds": float(record.seconds[index]),
+                       **({"perplexity": _nullable(record.perplexity)[index]} if record.has_texts else {}),
+                       "strategy": record.strategy_metrics[index]}) + "\n"
+
+
+def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
+    """The content of summary.json; its format is described in docs/run-folder.md."""
+    return {
+        "scenario": job.name("scenario"), "strategy": job.name("strategy"), "model": job.name("model"),
+        "seed": job.seed, "order_seed": job.order_seed, "protocol": job.protocol or "single-phase",
+        "phase": job.phase.value if job.protocol is None else Phase.EVALUATION.value,
+        "config_hash": job.hash, "git_commit": git_commit(),
+        "metrics": {**{f"strategy/{name}": value for name, value in record.strategy_metrics[-1].items()
+                       if name != "memory_bytes"},
+                    **compute_all(record, installed_metrics())},
+        "accuracy_matrix": _nullable(record.accuracy), "task_accuracy_matrix": _nullable(record.task_accuracy),
+        **({"perplexity_matrix": _nullable(record.perplexity)} if record.has_texts else {}),
+        "strategy_fields": _changed(job),
+        "strategy_config": {name: value for name, value in job.tree["strategy"].items() if name != "name"},
+        "experiences": [asdict(each) for each in figures_of(record, _SEEN.get(record, {}))],
+        "nonfinite": {"skipped_steps": record.skipped_steps, "resets": record.resets},
+        "seconds": float(record.seconds.sum()), "status": "finished",
+    }
+
+
+def _changed(job: Job) -> dict[str, Any]:
+    """The fields of a strategy that are not at their defaults, or told in any case, by part and name."""
+    found = dict[str, Any]()
+    for part, name in zip(job.strategy.parts(), job.name("strategy").split("+"), strict=True):
+        defaults = {spec.name: spec.default if spec.default_factory is MISSING else spec.default_factory()
+                    for spec in fields(part) if not spec.metadata.get("is_told")}
+        found |= {f"{name}.{key}": value for key, value in job.tree["strategy"][name].items() if key not in defaults or
+                  defaults[key] != value}
+    return found
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
+def _nullable(matrix: torch.Tensor) -> list[list[float | None]]:
+    return [[_number(value) for value in row] for row in matrix.tolist()]
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
