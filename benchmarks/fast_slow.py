@@ -77,8 +77,8 @@ PROBES: dict[str, dict[str, Any]] = {
 """The fourth task and who learns it: plain RL as in the paper, but for `tiny`, where RL finds no reward."""
 STARTS = ("base", "RL", "FST")
 """Whose weights the fourth task begins with."""
-COUNTERS = ("samples", "rollouts", "reflector_calls", "accepted", "rejected", "kl_seed", "kl_best", "reward",
-            "zero_variance", "entropy", "prompt_diversity")
+COUNTERS = ("samples", "rollouts", "reflector_calls", "accepted", "rejected", "kl_seed", "kl_best", "kl_seed_held_out",
+            "kl_best_held_out", "reused_rollouts", "reward", "zero_variance", "entropy", "prompt_diversity")
 
 
 def rows_of(tier: str) -> list[str]:

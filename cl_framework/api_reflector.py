@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +23,7 @@ import torch
 
 from cl_framework.errors import ClfError, ConfigError
 
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _MOST_BYTES = 2**20
 _LONGEST_WAIT = 60.0
@@ -61,10 +63,17 @@ class Endpoint:
             ConfigError: the address, the model or the key is missing, or the address is not safe.
         """
         faults = []
+        if self.key is not None and not _NAME.fullmatch(self.key):
+            raise ConfigError("reflector_key is the name of an environment variable in capitals, such as "
+                              "OPENAI_API_KEY, and what was given is none; put the key itself into that variable, "
+                              "never into a command")
         parts = urlsplit(self.url)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL):
-            faults.append(f"the reflector's address must begin with https://, or with http alone on this machine, got "
-                          f"'{self.url}'; set reflector_url")
+            faults.append("the reflector's address must begin with https://, or with http alone on this machine; "
+                          "set reflector_url")
+        if parts.query or parts.fragment:
+            faults.append("the reflector's address ends before its ? or #; a key belongs into the environment variable "
+                          "that reflector_key names")
         if parts.username or parts.password:
             faults.append("the reflector's address must hold no password; put the key into the environment variable "
                           "that reflector_key names")

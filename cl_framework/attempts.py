@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 
+from cl_framework.kept_replies import Reply
 from cl_framework.policy import Policy
 from cl_framework.problems import Judge
 from cl_framework.prompt_pool import Prompt
@@ -25,6 +26,7 @@ class Attempts:
 
     Attributes:
         n_failures: replies that a checker failed on.
+        replies: all that were drawn, in their order.
     """
 
     def __init__(self, policy: Policy, judge: Judge, problems: Sequence[str], answers: Sequence[str],
@@ -32,6 +34,7 @@ class Attempts:
         self._policy, self._judge, self._generator = policy, judge, generator
         self._problems, self._answers = problems, answers
         self.n_failures = 0
+        self.replies: list[Reply] = []
 
     def __call__(self, prompt: Prompt, rows: Sequence[int]) -> list[Trial]:
         """Draw them."""
@@ -42,6 +45,7 @@ class Attempts:
     def _trial(self, row: int, rollout: Rollout) -> Trial:
         verdict = self._judge.judge(self._problems[row], rollout.text)
         self.n_failures += verdict.is_failure
+        self.replies.append(Reply(self._problems[row], rollout, verdict))
         return Trial(problem=self._problems[row], reply=rollout.text, reward=verdict.reward, feedback=verdict.feedback,
                      answer=self._answers[row])
 

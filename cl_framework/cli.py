@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cl_framework import __version__, completion, dashboard, looking, merge_files, new, stopping, sweep, watch, working
-from cl_framework.errors import ClfError, ConfigError, Stopped, printable
+from cl_framework.errors import ClfError, ConfigError, Stopped, is_out_of_memory, printable
 from cl_framework.grammar import Command, parse
 from cl_framework.registry import see_current_folder, unknown
 
@@ -95,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if is_debug:
             raise
+        if is_out_of_memory(error):
+            print(f"clf: {_refused(MemoryError())}", file=sys.stderr)
+            return 1
         print(f"clf: unexpected {type(error).__name__}: {error}\nclf: this is a fault of clf or of a plugin; add "
               "--debug for the traceback. Finished work is kept", file=sys.stderr)
         return 1

@@ -7,7 +7,6 @@ the run is changed, and no random number drawn. The file's format is described i
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -25,6 +24,7 @@ from cl_framework.layer_signals import LayerSignals, Moments, layer_signals
 from cl_framework.metrics import StreamRecord
 from cl_framework.models import Model
 from cl_framework.observer import Cursor, Moment, Observer
+from cl_framework.plain_files import read_json
 from cl_framework.pooled_signals import pooled, whole_model
 from cl_framework.tensor_files import TensorFiles
 from cl_framework.types import StreamInfo
@@ -64,7 +64,7 @@ class Diagnostics(Observer):
     def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Take up what is known of the experiences that are over; drop what a killed run wrote beyond them."""
         try:
-            entries = json.loads(self._file.read_bytes())["experiences"]
+            entries = [*read_json(self._file)["experiences"]]
         except (OSError, ValueError, KeyError, TypeError):
             entries = []
         self._entries = entries[: cursor.experience]

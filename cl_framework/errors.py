@@ -15,6 +15,16 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was asked for that is not there; torch's allocators say so in errors of their own.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    """
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or
+            (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)))
+
+
 class ClfError(Exception):
     """Any failure that we explain; the command line prints it without a traceback."""
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from cl_framework.errors import DataError
 from cl_framework.extras import load_extra
+from cl_framework.gguf_header import check_header
 from cl_framework.places import Place
 from cl_framework.pretrained_files import PretrainedFiles
 
@@ -78,8 +79,23 @@ def dequantise(path: Path, folder: Path, model: str) -> None:
         ConfigError: a package is not installed.
         DataError: the file is cut short or damaged, or of another family.
     """
+    weights, config = read_weights(path, model)
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=1))
+    _write_tokenizer(path, folder, model)
+
+
+def read_weights(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The float32 weights of a GGUF file and its configuration, both as transformers names them.
+
+    Raises:
+        ConfigError: a package is not installed.
+        DataError: the file is cut short or damaged, or of another family.
+    """
     gguf = load_extra("gguf", model=model, extra="llm")
     try:
+        with path.open("rb") as file:
+            check_header(file)
         reader = gguf.GGUFReader(path)
         facts = {name: field.contents() for name, field in reader.fields.items()
                  if name.startswith(("general.", "llama.")) or name.endswith("_token_id")}
@@ -93,9 +109,7 @@ def dequantise(path: Path, folder: Path, model: str) -> None:
     except (ValueError, KeyError, IndexError, OSError, OverflowError) as error:
         raise DataError(f"{path} is cut short or damaged ({type(error).__name__}: {error}); remove it and give the "
                         "same command again") from error
-    save_file(weights, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=1))
-    _write_tokenizer(path, folder, model)
+    return weights, config
 
 
 def _config(facts: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def holding(path: Path) -> Iterator[Hold]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("a")  # what a link of that name leads to is left as it is
+        # what a link of that name leads to is left as it is, and a pipe is not waited for
+        lock = os.fdopen(os.open(path / ".lock", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644), "a")
     except OSError as error:
         raise ConfigError(f"cannot use {path}: {error.strerror}; choose another folder with out=DIR") from error
     with lock:

@@ -8,7 +8,7 @@
 - Tensors that are equal in the base and in every expert are one tensor under several names (tied embeddings): it is
   merged once, counts once in a norm, and stays tied.
 
-Experts must have the base's names, shapes and types. All faults are told at once.
+Experts must have the base's names, shapes and types; they may lie on another device. All faults are told at once.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ EMBEDDINGS = r"emb|\bwte\b|\bwpe\b|\bshared\b|relative_attention_bias"
 _STATISTICS = ("running_mean", "running_var")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SHOWN = 3
+_HOLLOW, _FILL = "no plain numbers in", "load the weights onto a device, as dense tensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +106,18 @@ class _Reading:
         self._digests: dict[str, bytes] = {}
         self.forms: dict[str, _Form] = {}
         self.faults: list[str] = []
-        broken, quantised = list[str](), list[str]()
+        broken, quantised, hollow = list[str](), list[str](), list[str]()
         for name in names:
             value = base[name]
             self.forms[name] = _Form(tuple(value.shape), value.dtype in _FLOATS)
-            if _is_quantised(value):
+            if _is_hollow(value):
+                hollow.append(name)
+            elif _is_quantised(value):
                 quantised.append(name)
             elif not bool(value.isfinite().all()):
                 broken.append(name)
             self._digests[name] = _digest(value)
+        self._add("the base", _HOLLOW, hollow, _FILL)
         self._add("the base", "quantised weights in", quantised, "merge the weights before they are quantised")
         self._add("the base", "values that are not finite in", broken, "give the weights that training began with")
 
@@ -121,7 +125,7 @@ class _Reading:
         """Note the faults of one expert."""
         missing = [name for name in self._names if name not in expert]
         extra = [name for name in names if name not in self._base]
-        shapes, types, integers, complexes, broken, negative = (list[str]() for _ in range(6))
+        shapes, types, integers, complexes, broken, negative, hollow = (list[str]() for _ in range(7))
         has_learned = not any(form.is_float for form in self.forms.values())
         for name in self._names:
             if name not in expert:
@@ -133,7 +137,9 @@ class _Reading:
             if value.dtype != ours.dtype:
                 types.append(f"{name} {_short(value)} for {_short(ours)}")
                 continue
-            if _is_quantised(value):
+            if _is_hollow(value):
+                hollow.append(name)
+            if _is_hollow(value) or _is_hollow(ours) or _is_quantised(value):
                 continue
             is_same = torch.equal(value, ours.to(value.device))
             if not self.forms[name].is_float:
@@ -157,9 +163,10 @@ class _Reading:
                   "they cannot be merged; quantised weights are merged before they are quantised")
         self._add(label, "complex numbers other than the base's in", complexes,
                   "they cannot be merged; take the base's with keep=REGEX")
+        self._add(label, _HOLLOW, hollow, _FILL)
         self._add(label, "values that are not finite in", broken, "an expert that diverged cannot be merged")
         self._add(label, "negative variances in", negative, "save the expert anew, or take the base's with keep=REGEX")
-        if not (has_learned or missing or shapes or types or integers or complexes):
+        if not (has_learned or missing or shapes or types or integers or complexes or hollow):
             self.faults.append(f"{label} is the base itself: it has learned nothing; leave it out")
 
     def _add(self, label: str, what: str, names: Sequence[str], advice: str) -> None:
@@ -179,6 +186,11 @@ class _Reading:
         return tied
 
 
+def _is_hollow(value: Tensor) -> bool:
+    """Without numbers (on the device "meta"), or not laid out as an array."""
+    return value.is_meta or value.layout != torch.strided
+
+
 def _is_quantised(value: Tensor) -> bool:
     """Numbers of less than 16 bits with a point, or of torch's own quantised types."""
     return value.is_quantized or (value.is_floating_point() and value.dtype not in _FLOATS)
@@ -186,7 +198,7 @@ def _is_quantised(value: Tensor) -> bool:
 
 def _digest(value: Tensor) -> bytes:
     """Of the contents of a matrix or more; nothing of smaller tensors, which are not compared."""
-    if value.dim() < 2 or _is_quantised(value):
+    if value.dim() < 2 or _is_hollow(value) or _is_quantised(value):
         return b""
     flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
     return hashlib.blake2b(flat.numpy().data, digest_size=16).digest()

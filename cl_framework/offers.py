@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
-from cl_framework.errors import ConfigError, PluginError
+from cl_framework.errors import ConfigError, PluginError, Stopped
 
 _LOG = logging.getLogger(__name__)
 _PREFIX = "cl_framework."
@@ -92,7 +92,9 @@ def imported(kind: str, point: EntryPoint) -> Any:
     except ModuleNotFoundError as error:
         raise ConfigError(f"{label} cannot be imported: {error}; is its package installed, or its file in the folder "
                           "you stand in?") from error
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, Stopped):
+        raise
+    except BaseException as error:  # sys.exit, and a panic of an extension in Rust, are no Exception
         raise PluginError(f"{label} fails when it is imported: {type(error).__name__}: {error}") from error
     try:
         return point.load()

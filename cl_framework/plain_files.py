@@ -33,6 +33,35 @@ _LARGEST = 2**64
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def check_file(path: Path, most: int | None = MOST_BYTES) -> None:
+    """Refuse to open what may never begin, and what may never end.
+
+    Args:
+        path: what is to be read.
+        most: bytes that it may have; None where its reader looks after that.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is a pipe or a device, or larger.
+    """
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise ValueError("it is a pipe or a device, and no file")
+    if most is not None and found.st_size > most:
+        raise ValueError(f"it has {found.st_size:,} bytes, at most {most:,} are read")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it is not there, or may not be read.
+        ValueError: it is a pipe or a device, or larger than `MOST_BYTES`.
+    """
+    check_file(path)
+    return path.read_bytes()
+
+
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8.
 
@@ -40,11 +69,7 @@ def read_text(path: Path) -> str:
         OSError: it is not there, or may not be read.
         ValueError: it is a pipe or a device, larger than `MOST_BYTES`, or not in UTF-8.
     """
-    found = path.stat()
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-        raise ValueError("it is a pipe or a device, and no file")
-    if found.st_size > MOST_BYTES:
-        raise ValueError(f"it has {found.st_size:,} bytes, at most {MOST_BYTES:,} are read")
+    check_file(path)
     return path.read_text(encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any, Literal
 
 from cl_framework import pareto
@@ -85,6 +86,18 @@ def as_plain(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
 def from_plain(rows: Iterable[Mapping[str, Any]]) -> list[Prompt]:
     """The prompts that `as_plain` wrote."""
     return [Prompt(**row) for row in rows]
+
+
+def population_rewards(scores: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Of prompts with their rewards on single problems: the mean reward of the best prompt, the mean over all prompts,
+    and the mean of the highest reward that any of them had on each problem.
+
+    >>> population_rewards([[1.0, 0.0], [0.0, 0.5]])
+    {'best_prompt_reward': 0.5, 'mean_prompt_reward': 0.375, 'any_prompt_reward': 0.75}
+    """
+    means = [fmean(row) for row in scores]
+    return {"best_prompt_reward": max(means), "mean_prompt_reward": fmean(means),
+            "any_prompt_reward": fmean(map(max, zip(*scores, strict=True)))}
 
 
 def diversity(prompts: Sequence[Prompt]) -> float:

@@ -25,6 +25,9 @@ _CONTRACTS = {"strategy": ("cl_framework.strategy", "Strategy"), "scenario": ("c
               "model": ("cl_framework.models", "Architecture")}
 """Kinds whose plugins are classes, and what these derive from."""
 
+_SECRET = re.compile(r"(.*_)?(api_?key|access_key|secret(_key)?|passw(or)?d|(access|api|auth)_token|credentials?)")
+"""Names of fields that would hold what nobody else may see."""
+
 _OBJECTS = {"metric": ("cl_framework.metrics", "Metric", "a function decorated with @cl_framework.metric(...)"),
             "dataset": ("cl_framework.sources", "Source", "a cl_framework.Source(...)")}
 """Kinds whose plugins are objects, what these are, and how one is made."""
@@ -104,6 +107,11 @@ def verify(kind: str, name: str, plugin: Any) -> None:
         left_out = [hook for hook, value in inspect.getmembers(plugin, inspect.isfunction)
                     if "__isabstractmethod__" in vars(value)]
         raise PluginError(f"{kind} '{name}' leaves out {', '.join(left_out)}")
+    hidden = [name for name in vars(plugin).get("__dataclass_fields__", {}) if _SECRET.fullmatch(name.lower())]
+    if hidden:
+        raise PluginError(f"{kind} '{name}' has the field {hidden[0]}, and every field is written into config.yaml, "
+                          "command.txt and W&B; read it from an environment variable, and let a field name the "
+                          "variable")
     hooks = {hook: value for hook, value in vars(contract).items()
              if inspect.isfunction(value) and not hook.startswith("_")}
     for cls in plugin.__mro__[:plugin.__mro__.index(contract)]:

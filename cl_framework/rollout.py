@@ -93,6 +93,20 @@ def measured(model: LanguageModel, rollouts: Sequence[Rollout]) -> list[Rollout]
     return found
 
 
+def old_log_probs(now: Tensor, rollouts: Sequence[Rollout]) -> Tensor:
+    """Log-probabilities of the answers under the policies that drew them, [N, S].
+
+    Args:
+        now: under the model as it is, [N, S]; of a rollout that carries none of its own, as it is fresh.
+        rollouts: N of them; `trainer_log_probs` are of the policy that drew it.
+    """
+    kept = [(row, each.trainer_log_probs) for row, each in enumerate(rollouts) if each.trainer_log_probs is not None]
+    found = now.detach().clone() if kept else now.detach()
+    for row, own in kept:
+        found[row, found.shape[1] - len(own):] = own.to(found)
+    return found
+
+
 def padded(values: Sequence[Tensor], width: int) -> Tensor:
     """One vector a rollout as rows [N, width] that end in the last column, 0 before, as in `response_log_probs`.
 

@@ -20,6 +20,7 @@ from cl_framework.files import append, write_atomic, write_json
 from cl_framework.job import Job
 from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
+from cl_framework.plain_files import read_bytes
 from cl_framework.runs import RunFolder, git_commit
 from cl_framework.types import Phase, StreamInfo
 
@@ -62,11 +63,10 @@ class Writer(Observer):
 
     def _lines(self, name: str) -> list[list[str]]:
         """The lines below the header of what an earlier process wrote, however damaged."""
-        file = self._path / name
-        text = file.read_text(errors="replace") if file.exists() else ""
         try:
+            text = read_bytes(self._path / name).decode(errors="replace")
             return list(csv.reader(text.replace("\0", "").splitlines()[1:]))
-        except csv.Error:
+        except (OSError, ValueError, csv.Error):
             return []
 
     def experience_started(self, experience: Experience, n_steps: int) -> None:

@@ -17,7 +17,7 @@ division by the number of groups that are kept, and not by B.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -27,11 +27,15 @@ from torch import Tensor
 from cl_framework.advantages import Advantage, advantages, is_informative
 from cl_framework.divergences import Direction, Estimator, estimate
 from cl_framework.errors import ConfigError
+from cl_framework.kept_replies import Reply
 from cl_framework.policy import Policy
 from cl_framework.policy_losses import SlowLoss, best_answers, by_token, cispo, grpo, problem_mean, raft
 from cl_framework.problems import Judge
 from cl_framework.prompt_pool import Prompt
 from cl_framework.rollout import Rollout
+
+Claim = Callable[[str, str, int], Sequence[Reply]]
+"""Hands out at most n earlier replies to a problem under a prompt, each once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +62,14 @@ class Groups(NamedTuple):
     Attributes:
         rollouts: B x G of them, those of a problem side by side.
         rewards: [B, G].
-        n_failures: answers that a checker failed on.
+        n_failures: new answers that a checker failed on.
+        n_reused: answers that were there before.
     """
 
     rollouts: list[Rollout]
     rewards: Tensor
     n_failures: int = 0
+    n_reused: int = 0
 
 
 class Lesson(NamedTuple):
@@ -96,30 +102,43 @@ def check_group(size: int, n_prompts: int) -> None:
 
 
 def draw(policy: Policy, judge: Judge, problems: Sequence[str], prompts: Sequence[Prompt], size: int,
-         generator: torch.Generator) -> Groups:
+         generator: torch.Generator, claim: Claim | None = None) -> Groups:
     """G answers to each problem, G / K under each prompt; a prompt that is there twice has twice as many.
 
     Args:
         problems: B of them.
         prompts: the population, K of them.
         size: G.
+        claim: earlier replies, which count as answers; what they leave open is drawn.
 
     Raises:
         ConfigError: K does not divide G.
     """
     check_group(size, len(prompts))
-    groups = [list[Rollout]() for _ in problems]
-    counts = Counter(prompts)
-    for prompt, times in counts.items():
-        contexts = [policy.context(prompt.text, problem) for problem in problems]
-        drawn = policy.sample(contexts, size // len(prompts) * times, generator, prompt.name)
-        for group, own in zip(groups, drawn, strict=True):
-            group.extend(own)
-    verdicts = [[judge.judge(problem, rollout.text) for rollout in group]
-                for problem, group in zip(problems, groups, strict=True)]
-    rewards = torch.tensor([[verdict.reward for verdict in row] for row in verdicts])
-    return Groups([rollout for group in groups for rollout in group], rewards,
-                  sum(verdict.is_failure for row in verdicts for verdict in row))
+    groups = [list[Reply]() for _ in problems]
+    n_failures = n_reused = 0
+    for prompt, times in Counter(prompts).items():
+        share = size // len(prompts) * times
+        earlier = [[] if claim is None else claim(problem, prompt.name, share) for problem in problems]
+        fresh = _fresh(policy, judge, problems, prompt, [share - len(own) for own in earlier], generator)
+        for group, old, new in zip(groups, earlier, fresh, strict=True):
+            group += [*old, *new]
+            n_reused += len(old)
+            n_failures += sum(reply.verdict.is_failure for reply in new)
+    rewards = torch.tensor([[reply.verdict.reward for reply in group] for group in groups])
+    return Groups([reply.rollout for group in groups for reply in group], rewards, n_failures, n_reused)
+
+
+def _fresh(policy: Policy, judge: Judge, problems: Sequence[str], prompt: Prompt, missing: Sequence[int],
+           generator: torch.Generator) -> list[list[Reply]]:
+    """As many new replies to each problem as are missing; problems that miss as many are answered together."""
+    found = [list[Reply]() for _ in problems]
+    for n in sorted({*missing} - {0}, reverse=True):
+        rows = [row for row, each in enumerate(missing) if each == n]
+        contexts = [policy.context(prompt.text, problems[row]) for row in rows]
+        for row, own in zip(rows, policy.sample(contexts, n, generator, prompt.name), strict=True):
+            found[row] = [Reply(problems[row], each, judge.judge(problems[row], each.text)) for each in own]
+    return found
 
 
 def lesson(groups: Groups, slow: Slow, generator: torch.Generator) -> Lesson | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cl_framework.experience_figures import short_name
+from cl_framework.plain_files import read_bytes
 
 State = Literal["running", "changed", "stopped", "finished", "damaged"]
 """`running`: a process of this machine holds its lock. `changed`: none does, as far as can be seen from here, and its
@@ -142,8 +143,8 @@ def _objects(text: str) -> list[Mapping[str, Any]]:
 def _text(file: Path) -> str:
     """What a file holds; nothing where there is none."""
     try:
-        return file.read_bytes().decode(errors="replace").replace("\0", "")
-    except OSError:
+        return read_bytes(file).decode(errors="replace").replace("\0", "")
+    except (OSError, ValueError):
         return ""
 
 

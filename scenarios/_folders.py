@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from cl_framework import DataError
 from cl_framework.machine import available_memory
+from cl_framework.plain_files import check_file
 
 from ._picture_files import picture
-from ._readers import Bytes, check_md5
+from ._readers import Bytes, check_md5, content_of
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 
@@ -74,7 +75,7 @@ def read_tiny_imagenet(folder: Path, *, archive: str, inner: str, md5: Mapping[s
     if (folder / inner).is_dir():
         root = folder / inner
         names = [path.relative_to(root).as_posix() for path in root.glob("train/*/images/*")]
-        return _tiny_imagenet(names, lambda name: (root / name).read_bytes())
+        return _tiny_imagenet(names, lambda name: content_of(root / name))
     with (folder / archive).open("rb") as file:
         if archive in md5:
             check_md5(file.read(), archive, md5)
@@ -122,6 +123,7 @@ def read_npz(path: Path) -> Labelled:
         DataError: it is damaged, or an array is missing.
     """
     try:
+        check_file(path, most=None)
         with np.load(path, allow_pickle=False) as file:
             _refuse_larger_than_memory(path, sum(entry.file_size for entry in file.zip.infolist()))
             arrays = {name: file[name] for name in file.files}
@@ -173,5 +175,5 @@ def _class_folders(path: Path) -> tuple[Bytes, NDArray[Any]]:
              if folder.is_dir() and folder.name not in {file.parent.name for file in files}]
     if empty:
         raise DataError(f"the class folder {empty[0]!r} of {path} holds no images; fill or remove it")
-    images = _stack([str(file) for file in files], lambda name: Path(name).read_bytes())
+    images = _stack([str(file) for file in files], lambda name: content_of(Path(name)))
     return images, np.array([file.parent.name for file in files])

@@ -65,7 +65,7 @@ class Kind(ABC):
         """How right a reply is."""
 
 
-def drawn(kind: Kind, n: int, part: Part, phase: Phase, seed: int) -> list[Problem]:
+def drawn(kind: Kind, n: int, part: Part, phase: Phase, seed: int, *, n_more: int = 0) -> list[Problem]:
     """n problems, no prompt twice; of more problems the first n are the same.
 
     Args:
@@ -74,21 +74,22 @@ def drawn(kind: Kind, n: int, part: Part, phase: Phase, seed: int) -> list[Probl
         part: learned from, or held out.
         phase: whose.
         seed: what they are drawn from.
+        n_more: at most so many follow, fewer where the kind has no more.
 
     Raises:
-        ConfigError: the kind has not so many.
+        ConfigError: the kind has not n.
     """
     quarters = _QUARTERS[part][Phase(phase)]
     numbers = random.Random(derive(seed, "problems", kind.name, kind.variant, part, str(Phase(phase))))
     found: dict[str, Problem] = {}
     n_missed = 0
-    while len(found) < n and n_missed < _TRIES:
+    while len(found) < n + n_more and n_missed < _TRIES:
         problem = kind.draw(numbers)
         is_new = quarter(problem.prompt) in quarters and problem.prompt not in found
         n_missed = 0 if is_new else n_missed + 1
         if is_new:
             found[problem.prompt] = problem
-    if len(found) == n:
+    if len(found) >= n:
         return list(found.values())
     key = "scenario.n_train" if part == "train" else "scenario.n_test"
     raise ConfigError(f"{kind.name} of difficulty {kind.difficulty} has about {len(found)} such problems in this "

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cl_framework import DataError
+from cl_framework.plain_files import check_file, read_bytes
 
 from ._pickles import read_batch
 
@@ -34,12 +35,25 @@ _MOST_BYTES = 1 << 29
 """Of one file once it is unpacked; the largest of these data sets has 155 MB."""
 
 
+def content_of(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        DataError: it is a pipe or a device, or too large for any of these data sets.
+    """
+    try:
+        return read_bytes(path)
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}; put a file there") from None
+
+
 def gunzip(path: Path) -> bytes:
     """The contents of a .gz file."""
     try:
+        check_file(path)
         with gzip.open(path) as file:
             content = file.read(_MOST_BYTES + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{path} is damaged or cut short ({error})") from None
     if len(content) > _MOST_BYTES:
         raise DataError(f"{path} unpacks to more than {_MOST_BYTES:,} bytes, which none of these data sets has")
@@ -57,7 +71,7 @@ def read_idx(path: Path) -> Bytes:
     if packed.exists():
         path, content = packed, gunzip(packed)
     else:
-        content = path.read_bytes()
+        content = content_of(path)
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DataError(f"{path} is no idx file of unsigned bytes: it starts with {content[:4].hex()}")
     start = 4 + 4 * content[3]
@@ -130,9 +144,9 @@ def read_cifar(folder: Path, *, archive: str, inner: str, train: Sequence[str], 
     """
     names = [*train, *test]
     if (folder / inner).is_dir():
-        contents = {name: (folder / inner / name).read_bytes() for name in names}
+        contents = {name: content_of(folder / inner / name) for name in names}
     else:
-        packed = (folder / archive).read_bytes()
+        packed = content_of(folder / archive)
         check_md5(packed, archive, md5)
         contents = _members(packed, archive, {f"{inner}/{name}": name for name in names})
     batches = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import ClassVar, Literal
 
@@ -29,6 +29,7 @@ from cl_framework import (
     phase_classes,
 )
 from cl_framework.language_tests import ReplyTest
+from cl_framework.probed import Probed
 from cl_framework.problems import Checked, Problem
 from cl_framework.seeding import generator
 from cl_framework.text_rows import problem_rows
@@ -43,14 +44,17 @@ from ._problems_transform import Transform
 _KINDS: Mapping[str, type[Kind]] = {kind.name: kind for kind in (Arithmetic, Transform, Code, StarGraph, Topic)}
 _N_PROMPT, _N_ANSWER = 512, 64
 """Bytes of a row's two columns."""
+_N_PROBES = 8
+"""Further held-out problems of a kind that are named to those who learn, for measurements; fewer where there are none
+left."""
 
 
 @dataclass(kw_only=True)
 class Verifiable(Scenario):
     """Kinds of problems in their order, each an experience or several. Goes with a language model.
 
-    `experience.judge` says how right a reply to one of its training prompts is. The answers of its rows are there for
-    supervised fine-tuning.
+    `experience.judge` says how right a reply to one of its training prompts is, and names a few problems more that a
+    policy may be measured on. The answers of its rows are there for supervised fine-tuning.
 
     Literature: Tiwari et al., arXiv 2605.12484.
     """
@@ -90,7 +94,8 @@ class Verifiable(Scenario):
             len(named), generator=generator(order_seed, "kinds")).tolist()
         times = Counter(named)
         problems = {kind: (drawn(kind, n * self.n_train, "train", phase, self.problem_seed),
-                           drawn(kind, n * self.n_test, "test", phase, self.problem_seed)) for kind, n in times.items()}
+                           drawn(kind, n * self.n_test, "test", phase, self.problem_seed, n_more=_N_PROBES))
+                    for kind, n in times.items()}
         visits = Counter[Kind]()
         parts: list[Part] = []
         for kind in (named[at] for at in order):
@@ -98,9 +103,11 @@ class Verifiable(Scenario):
             visits[kind] += 1
             learned, held_out = (every[visit * n:(visit + 1) * n] for every, n in
                                  zip(problems[kind], (self.n_train, self.n_test), strict=True))
-            parts += [self._part(kind, learned[piece::self.n_pieces], held_out[piece::self.n_pieces],
+            probes = [problem.prompt for problem in problems[kind][1][times[kind] * self.n_test:]]
+            pieces = [self._part(kind, learned[piece::self.n_pieces], held_out[piece::self.n_pieces],
                                  ", again" * bool(visit) + f", piece {piece + 1}" * (self.n_pieces > 1))
                       for piece in range(self.n_pieces)]
+            parts += [_probed(part, probes) for part in pieces]
         info = StreamInfo(n_experiences=len(parts), n_classes=1, input_shape=(_N_PROMPT, _N_ANSWER),
                           setting=Setting.DOMAIN, is_online=self.is_online, offers=self.offers, is_language=True)
         provenance = {name: digest for kind in times for name, digest in kind.provenance.items()}
@@ -150,3 +157,9 @@ class Verifiable(Scenario):
                     name=f"{kind.name} ({variant}){note}", judge=Checked(learned, checkers, self.on_error),
                     held_out=ReplyTest(test, (0,), Setting.DOMAIN, n_samples=self.n_samples,
                                        judge=Checked(held_out, checkers, self.on_error)))
+
+
+def _probed(part: Part, probes: list[str]) -> Part:
+    """The part with a judge that names further problems."""
+    assert part.judge is not None
+    return replace(part, judge=Probed(part.judge, probes))

@@ -6,7 +6,7 @@ See `cl_framework.prompt_evolution`. Nothing of the model, of its mode or of the
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,10 +16,11 @@ from cl_framework.api_reflector import ChatClient, Endpoint
 from cl_framework.attempts import Attempts
 from cl_framework.data import Dataset
 from cl_framework.fields import bounded, tunable
+from cl_framework.kept_replies import Reply
 from cl_framework.models import Model
 from cl_framework.policy import ModelPolicy
 from cl_framework.prompt_evolution import Counts, Rules, evolve
-from cl_framework.prompt_pool import as_plain, different, diversity
+from cl_framework.prompt_pool import as_plain, different, diversity, population_rewards
 from cl_framework.reflectors import LanguageReflector, Reflector, WithFallback
 from cl_framework.sampling import Sampling
 from cl_framework.scripted_reflector import OPERATORS, RANDOM, ScriptedReflector
@@ -27,6 +28,7 @@ from cl_framework.seeding import generator
 from cl_framework.types import StreamInfo
 
 from ._cycles import Cycles, speaking, texts
+from ._reach import remark
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class FastHalf(Cycles):
         super().setup(model, info)
         self._counts = Counts()
         self._n_phases = self._n_fallbacks = self._n_failed_trials = 0
+        self._tried: dict[str, float] = {}
         self._client: ChatClient | None = None
         if self.reflector == "api":
             endpoint = Endpoint(url=self.reflector_url, model=self.reflector_model, key=self.reflector_key,
@@ -112,7 +115,7 @@ class FastHalf(Cycles):
         path = ("fast", self._experience, cycle)
         language = speaking(model)
         policy = ModelPolicy(language, Sampling(temperature=self.fast_temperature, top_p=language.sampling.top_p,
-                                                max_new_tokens=language.sampling.max_new_tokens))
+                                                max_new_tokens=language.sampling.max_new_tokens), self._version)
         raw = rows.raw
         problems, answers = texts(raw, "prompt"), texts(raw, "answer")
         attempts = Attempts(policy, self._verdicts(), problems, answers, generator(self._seed, *path, "replies"))
@@ -123,16 +126,28 @@ class FastHalf(Cycles):
                        cycle=cycle, fits=attempts.fits)
         self._lineage += found.born
         self._population = found.population
-        means = {prompt.name: mean for prompt, mean in zip(found.pool.prompts, found.pool.means, strict=True)}
+        places = {prompt.name: place for place, prompt in enumerate(found.pool.prompts)}
         if self.evaluation_prompt == "best":
-            self._best = max(found.population, key=lambda prompt: means[prompt.name])
+            self._best = max(found.population, key=lambda prompt: found.pool.means[places[prompt.name]])
+        self._tried = population_rewards([found.pool.scores[places[prompt.name]] for prompt in found.population])
         self._counts += found.counts
         self._n_phases += 1
         self._n_failed_trials += attempts.n_failures
         if isinstance(reflector, WithFallback):
             self._n_fallbacks += reflector.n_fallbacks
+        self._replied(model, cycle, attempts.replies)
+        if cycle == 0:
+            remark(self._experience, sum(each.verdict.reward > 0 for each in attempts.replies), len(attempts.replies))
         log.info("cycle %d: %d replies, %d new prompts, best mean reward %.2f", cycle,
                  found.counts.metric_calls + found.counts.carried_calls, len(found.born), max(found.pool.means))
+
+    @property
+    def _version(self) -> int:
+        """Number of the weights as they are; they never move."""
+        return 0
+
+    def _replied(self, model: Model, cycle: int, replies: Sequence[Reply]) -> None:
+        """A phase is over, and these are its replies, by the weights as they still are. Nothing is done with them."""
 
     def _rules(self, n_calls: int) -> Rules:
         """How prompts evolve, with n_calls replies to draw."""
@@ -175,7 +190,7 @@ class FastHalf(Cycles):
         kept = different(self._population)
         return {**super().metrics(), **asdict(counts), "rollouts": counts.metric_calls + counts.carried_calls,
                 "failed_checks": self._n_failed_trials, "prompts": len(kept), "prompt_diversity": diversity(kept),
-                **asked}
+                **self._tried, **asked}
 
     def documents(self) -> Mapping[str, Any]:
         """`prompts`: every prompt that was ever accepted, and which are in use."""
@@ -186,7 +201,7 @@ class FastHalf(Cycles):
     def state_dict(self) -> dict[str, Any]:
         """The counters."""
         return {**super().state_dict(), "fast": asdict(self._counts), "phases": [
-            self._n_phases, self._n_fallbacks, self._n_failed_trials],
+            self._n_phases, self._n_fallbacks, self._n_failed_trials], "tried": dict(self._tried),
             "client": None if self._client is None else self._client.state_dict()}
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
@@ -194,5 +209,6 @@ class FastHalf(Cycles):
         super().load_state_dict(model, state)
         self._counts = Counts(**state["fast"])
         self._n_phases, self._n_fallbacks, self._n_failed_trials = state["phases"]
+        self._tried = dict(state["tried"])
         if self._client is not None and state["client"] is not None:
             self._client.load_state_dict(state["client"])

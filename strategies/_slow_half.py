@@ -2,7 +2,8 @@
 
 A batch of B problems becomes B x G replies, drawn by the weights as they are. Those of groups that say something are
 what the network then sees, and the loss is of `cl_framework.slow_step`. The old policy's log-probabilities are those of
-this very forward pass: replies are fresh, so the ratio is exactly 1 at every step, and there is no pass for it.
+this very forward pass: replies are fresh, so the ratio is exactly 1 at every step, and there is no pass for it. Replies
+of an earlier policy, where a strategy hands some out, bring the log-probabilities of that policy with them.
 
 A batch that says nothing is no step: no gradient reaches the optimizer, whose state stays as it is to the bit.
 """
@@ -22,11 +23,13 @@ from cl_framework.data import Dataset
 from cl_framework.divergences import base_share, entropy
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
+from cl_framework.kept_replies import Reply
 from cl_framework.models import Model
 from cl_framework.policy_losses import truncated_share
+from cl_framework.probed import probes_of
 from cl_framework.prompt_pool import Prompt
 from cl_framework.recipe import Recipe
-from cl_framework.rollout import Rollout, as_inputs, measured, padded
+from cl_framework.rollout import Rollout, as_inputs, measured, old_log_probs, padded
 from cl_framework.seeding import generator
 from cl_framework.slow_step import Lesson, Slow, draw, lesson, slow_loss
 from cl_framework.standing_weights import noted, standing_in
@@ -55,7 +58,8 @@ class SlowHalf(Cycles):
     eps: float = bounded(1e-6, low=0.0)
     """Added to a deviation of rewards. The paper's value is not known; 1e-6 is an assumption."""
     truncation: float = tunable(4.0, 1.0, 2.0, 4.0, low=0.0)
-    """tau: the largest ratio of slow=cispo. It binds only where replies are older than the weights."""
+    """tau: the largest ratio of slow=cispo. It binds only where replies are older than the weights, as with
+    `is_reusing`."""
     clip_low: float = bounded(0.2, low=0.0, high=1.0)
     """Of slow=grpo."""
     clip_high: float = bounded(0.28, low=0.0)
@@ -80,8 +84,8 @@ class SlowHalf(Cycles):
     warmup_steps: int = bounded(10, low=0)
     """Steps over which the learning rate grows to train.lr, once a stream."""
     n_probes: int = bounded(8, low=0)
-    """Problems of an experience that the divergence from the base is measured on when it ends; 0 measures none and
-    keeps no copy of the base for it."""
+    """Problems of an experience that the divergence from the base is measured on when it ends, of those learned and of
+    those that the scenario names beside them; 0 measures none and keeps no copy of the base for it."""
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Note the base, where something needs it."""
@@ -93,12 +97,12 @@ class SlowHalf(Cycles):
         is_held = self.kl > 0 and self.anchor != "previous"
         self._base = self._noted(model) if is_held or self.n_probes else {}
         self._previous: dict[str, Tensor] = {}
-        self._n_steps = self._n_samples = self._n_replies = self._n_failed_checks = 0
+        self._n_steps = self._n_samples = self._n_replies = self._n_reused = self._n_failed_checks = 0
         self._sums: dict[str, tuple[float, int]] = {}
         self._drift: dict[str, float] = {}
         self._given: Lesson | None = None
         self._references: list[tuple[float, Tensor]] = []
-        self._problems: list[str] = []
+        self._probes: dict[str, Sequence[str]] = {}
 
     def before_experience(self, model: Model, experience: Experience) -> None:
         """Note the weights before it, where the anchor is there."""
@@ -108,8 +112,10 @@ class SlowHalf(Cycles):
             self._previous = self._noted(model)
 
     def train_data(self, experience: Experience, data: Dataset) -> Dataset:
-        """All rows; the first few are what the drift is measured on."""
-        self._problems = texts(data.take(torch.arange(min(self.n_probes, len(data)), device=data.device)).raw, "prompt")
+        """All rows. The drift is measured on the first few, and on problems that are not among them."""
+        first = torch.arange(min(self.n_probes, len(data)), device=data.device)
+        self._probes = {"": texts(data.take(first).raw, "prompt"),
+                        "_held_out": probes_of(experience.judge)[:self.n_probes]}
         return super().train_data(experience, data)
 
     def _noted(self, model: Model) -> dict[str, Tensor]:
@@ -120,13 +126,24 @@ class SlowHalf(Cycles):
         """The prompts that replies are drawn under."""
         return self._population
 
+    @property
+    def _version(self) -> int:
+        """Number of the weights as they are."""
+        return self._n_steps
+
+    def _claim(self, problem: str, prompt_id: str, n: int) -> Sequence[Reply]:
+        """At most n earlier replies to a problem under a prompt, each once. There are none."""
+        return ()
+
     def prepare_batch(self, model: Model, batch: Batch) -> Batch:
         """Draw replies, and let the network see those that say something."""
         problems, draws = texts(batch.raw, "prompt"), generator(self._seed, "slow", self._experience, self._n_steps)
-        groups = draw(self._policy(model), self._verdicts(), problems, self._prompts(), self.group_size, draws)
+        groups = draw(self._policy(model), self._verdicts(), problems, self._prompts(), self.group_size, draws,
+                      self._claim)
         self._given = lesson(groups, self._slow, draws)
         self._n_samples += len(problems)
-        self._n_replies += len(groups.rollouts)
+        self._n_replies += len(groups.rollouts) - groups.n_reused
+        self._n_reused += groups.n_reused
         self._n_failed_checks += groups.n_failures
         self._add("reward", float(groups.rewards.mean()))
         self._add("zero_variance", float((~is_informative(groups.rewards)).float().mean()))
@@ -155,17 +172,20 @@ class SlowHalf(Cycles):
         log_probs, mask = answer_log_probs(batch.x, output.logits)
         if self._given is None:
             return 0 * log_probs.sum()
-        old = log_probs.detach()
+        old = old_log_probs(log_probs, self._given.rollouts)
         with torch.no_grad():
             self._add("entropy", float(entropy(output.logits)[mask].mean()))
         self._add("truncated", truncated_share(log_probs, old, mask, self.truncation))
         return slow_loss(log_probs, mask, old, self._given, self._references, self._slow)
 
     def after_backward(self, model: Model) -> None:
-        """Without a lesson there is no step."""
+        """Without a lesson there is no step; of one, note how long its gradient is, before it is clipped."""
         if self._given is None:
             for parameter in model.parameters():
                 parameter.grad = None
+            return
+        norms = [parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]
+        self._add("gradient_norm", float(torch.stack(norms).norm()))
 
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
         """Count it."""
@@ -197,15 +217,15 @@ class SlowHalf(Cycles):
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Measure how far the weights are from the base, under the seed prompt and under the best one."""
         super().after_experience(model, experience)
-        if self._problems:
-            named = {"kl_seed": self._lineage[0], "kl_best": self._best}
-            self._drift = {name: self._divergence(model, prompt) for name, prompt in named.items()}
+        named = {"kl_seed": self._lineage[0], "kl_best": self._best}
+        self._drift = {f"{name}{where}": self._divergence(model, prompt, problems)
+                       for where, problems in self._probes.items() if problems for name, prompt in named.items()}
 
-    def _divergence(self, model: Model, prompt: Prompt) -> float:
+    def _divergence(self, model: Model, prompt: Prompt, problems: Sequence[str]) -> float:
         """Mean over tokens of log pi - log pi_base of replies that pi draws, under one prompt for both."""
         policy = self._policy(model)
         draws = generator(self._seed, "drift", self._experience)
-        contexts = [policy.context(prompt.text, problem) for problem in self._problems]
+        contexts = [policy.context(prompt.text, problem) for problem in problems]
         rollouts = [each for own in policy.sample(contexts, _PROBES, draws, prompt.name) for each in own]
         own, base = self._under({}, model, rollouts), self._under(self._base, model, rollouts)
         return float((own - base).sum() / sum(len(rollout.response_ids) for rollout in rollouts))
@@ -227,7 +247,7 @@ class SlowHalf(Cycles):
     def state_dict(self) -> dict[str, Any]:
         """The weights before the experience, and the counters; the base is what `setup` finds."""
         return {**super().state_dict(), "previous": dict(self._previous), "sums": dict(self._sums),
-                "drift": dict(self._drift), "counts": [self._n_steps, self._n_samples, self._n_replies,
+                "drift": dict(self._drift), "counts": [self._n_steps, self._n_samples, self._n_replies, self._n_reused,
                                                        self._n_failed_checks]}
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
@@ -235,4 +255,4 @@ class SlowHalf(Cycles):
         super().load_state_dict(model, state)
         self._previous = {name: value.to(model.device) for name, value in state["previous"].items()}
         self._sums, self._drift = dict(state["sums"]), dict(state["drift"])
-        self._n_steps, self._n_samples, self._n_replies, self._n_failed_checks = state["counts"]
+        self._n_steps, self._n_samples, self._n_replies, self._n_reused, self._n_failed_checks = state["counts"]

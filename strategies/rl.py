@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cl_framework.data import Dataset
+from cl_framework.experience import Experience
 from cl_framework.models import Model
 
+from ._reach import remark
 from ._slow_half import SlowHalf
 
 
@@ -25,3 +27,9 @@ class RL(SlowHalf):
     def _meet(self, model: Model, cycle: int, rows: Dataset, train: Callable[[Dataset], None]) -> None:
         """T steps."""
         train(rows)
+
+    def after_experience(self, model: Model, experience: Experience) -> None:
+        """Measure the drift, and say of the first experience if it had no reward: there is nothing to learn from."""
+        super().after_experience(model, experience)
+        if experience.index == 0 and not self._sums.get("reward", (1.0, 0))[0]:
+            remark(0, 0, self._n_replies)

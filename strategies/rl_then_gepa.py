@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from cl_framework.data import Dataset
 from cl_framework.models import Model
 from cl_framework.prompt_pool import Prompt
@@ -26,10 +28,15 @@ class RLThenGEPA(SlowHalf, FastHalf):
     title: ClassVar[str] = "RL, then GEPA"
 
     def fit(self, model: Model, data: Dataset, train: Callable[[Dataset], None]) -> None:
-        """All slow steps, then one fast phase."""
+        """All slow steps, then one fast phase; after each a call without rows: a checkpoint may be written there."""
         super().fit(model, data, train)
-        cut = self._cut(data)
-        self._evolve(model, cut[-1], len(cut) - 1, round(self.passes * len(data)))
+        nothing = data.subset(torch.arange(0, device=data.device))
+        train(nothing)
+        cycles = self._cut(data)
+        if len(cycles) - 1 > self._cycle:
+            self._evolve(model, cycles[-1], len(cycles) - 1, round(self.passes * len(data)))
+            self._cycle = len(cycles) - 1
+        train(nothing)
 
     def _meet(self, model: Model, cycle: int, rows: Dataset, train: Callable[[Dataset], None]) -> None:
         """T steps."""

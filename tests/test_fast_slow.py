@@ -99,6 +99,39 @@ def test_rl_then_gepa_has_the_weights_of_rl():
     assert figures["rollouts"] == figures["slow_rollouts"] + figures["metric_calls"] + figures["carried_calls"]
 
 
+@pytest.mark.parametrize("at", ["between", "behind"])
+def test_a_half_of_rl_then_gepa_that_is_done_is_not_done_again(at, tmp_path):
+    """Killed between both halves, or when both are done and the experience is not over."""
+    class Killed(RLThenGEPA):
+        def _evolve(self, model, rows, cycle, n_calls):
+            if at == "between":
+                raise Stopped
+            super()._evolve(model, rows, cycle, n_calls)
+
+        def after_experience(self, model, experience):
+            raise Stopped
+
+    class Counted(RLThenGEPA):
+        n_batches = n_phases = 0
+
+        def prepare_batch(self, model, batch):
+            self.n_batches += 1
+            return super().prepare_batch(model, batch)
+
+        def _evolve(self, model, rows, cycle, n_calls):
+            self.n_phases += 1
+            super()._evolve(model, rows, cycle, n_calls)
+
+    whole, again = RLThenGEPA(**EVOLVING, **SHORT), Counted(**EVOLVING, **SHORT)
+    model, record = _run(whole)
+    with pytest.raises(Stopped):
+        _run(Killed(**EVOLVING, **SHORT), vault=Vault(tmp_path, "run"))
+    resumed, other = _run(again, vault=Vault(tmp_path, "run"))
+    assert (again.n_batches, again.n_phases) == (0, 1 if at == "between" else 0)
+    assert same(model.state_dict(), resumed.state_dict()) and same(record.accuracy, other.accuracy)
+    assert whole.documents() == again.documents() and whole.metrics() == again.metrics()
+
+
 def test_a_fast_phase_changes_nothing_but_the_prompts():
     strategy, model, stream = FST(**EVOLVING, **SHORT), speaking_model(), SpeakingToy(sizes=(1,), n_train=8).open()
     strategy.setup(model, dataclasses.replace(stream.info, batch_size=4))

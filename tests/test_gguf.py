@@ -1,5 +1,6 @@
 """A GGUF file becomes the network that transformers' own reader makes of it; one that is cut short says so."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from cl_framework.errors import ConfigError, DataError
-from cl_framework.gguf_weights import CONFIG, FRAME, TOKENIZER, WEIGHTS, Dequantised, dequantise
+from cl_framework.gguf_header import check_header
+from cl_framework.gguf_weights import CONFIG, FRAME, TOKENIZER, WEIGHTS, Dequantised, dequantise, read_weights
 from cl_framework.hugging_face import load_causal
 from cl_framework.language import LanguageModel, Rows
 from cl_framework.places import Folder
@@ -149,3 +151,37 @@ def test_it_is_made_once_and_whole_or_not_at_all(made: tuple[Path, Path], tmp_pa
 def test_a_folder_without_a_model_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no causal language model at .*; give another"):
         load_causal(str(tmp_path), "causal_lm", advice="give another")
+
+
+@pytest.mark.parametrize(("at", "value", "message"), [
+    (0, b"GGML", "does not begin with GGUF"),
+    (4, (1).to_bytes(4, "little"), "its version is 1"),
+    (8, (2**40).to_bytes(8, "little"), "items of 24 bytes or more are told"),
+    (16, (2**63).to_bytes(8, "little"), "items of 13 bytes or more are told"),
+    (24, (2**50).to_bytes(8, "little"), "bytes are told where"),
+])
+def test_a_header_that_promises_more_than_there_is_costs_nothing(tmp_path, at, value, message):
+    content = bytearray(write(tmp_path / "small.gguf", 1).read_bytes())
+    content[at:at + len(value)] = value
+    with pytest.raises(ValueError, match=message):
+        check_header(io.BytesIO(content))
+    (tmp_path / "small.gguf").write_bytes(content)
+    with pytest.raises(DataError, match="cut short or damaged"):
+        read_weights(tmp_path / "small.gguf", "smollm2")
+
+
+def test_a_list_of_more_items_than_bytes_is_refused(tmp_path):
+    content = write(tmp_path / "small.gguf", 1).read_bytes()
+    name = b"tokenizer.ggml.tokens"
+    at = content.index(name) + len(name) + 4 + 4
+    with pytest.raises(ValueError, match="items of 8 bytes or more are told"):
+        check_header(io.BytesIO(content[:at] + (2**60).to_bytes(8, "little") + content[at + 8:]))
+    check_header(io.BytesIO(content))
+
+
+def test_lists_of_lists_end_somewhere(tmp_path):
+    entry = (1).to_bytes(8, "little") + b"a" + (9).to_bytes(4, "little")
+    nested = ((9).to_bytes(4, "little") + (1).to_bytes(8, "little")) * 1000
+    head = b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    with pytest.raises(ValueError, match="nested too deep"):
+        check_header(io.BytesIO(head + entry + nested))

@@ -150,6 +150,15 @@ def test_carried_prompts_are_tried_anew_outside_the_budget_or_inside():
     assert found.pool.means[1] == pytest.approx((2 + 1 + 0) * 2 / 6 / 4), "the old score is forgotten"
 
 
+def test_carried_prompts_are_replaced_by_better_ones():
+    """What was right for the last task and is not for this one leaves the population (S15)."""
+    carried = [SEED, Prompt(name="p1", text="1", parent="p0", score=0.9)]
+    found = _evolve(Counting(), Stepping(), seeds=carried, budget=200)
+    assert not {"p0", "p1"} & {prompt.name for prompt in found.population}
+    assert found.population[0].name in {prompt.name for prompt in found.born}
+    assert {prompt.name for prompt in found.pool.prompts} >= {"p0", "p1"}, "both were tried"
+
+
 def test_a_prompt_without_a_fault_has_no_child():
     task, reflector = Counting(), Stepping()
     _evolve(task, reflector, seeds=(Prompt(name="p0", text="9"),), budget=30)

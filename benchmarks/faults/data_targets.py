@@ -119,6 +119,8 @@ def weight_targets(home: Path) -> list[Target]:
         return torch.load(io.BytesIO(content), weights_only=True)
 
     return [
+        Target(name="gguf", file="w.gguf", samples=[_gguf(home / "sample.gguf")],
+               read=lambda path: import_module("cl_framework.gguf_weights").read_weights(path, "smollm2")),
         Target(name="weights_torch", file="w.pt", samples=as_torch, read=read),
         Target(name="weights_safetensors", file="w.safetensors", samples=[save_safetensors(weights)], read=read),
         Target(name="tensor_files", file="w.safetensors", samples=[save_safetensors(weights, {"a": "b"})],
@@ -127,3 +129,23 @@ def weight_targets(home: Path) -> list[Target]:
         Target(name="checkpoint", file="x", samples=checkpoints, read=resumed, renamed=name_of, tree=(
             states, lambda state: packed(lambda file: torch.save(state, file)))),
     ]
+
+
+def _gguf(path: Path) -> bytes:
+    """A Llama of one layer, in blocks of 4 bits."""
+    gguf = import_module("gguf")
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for fact, value in {"context_length": 16, "embedding_length": 32, "feed_forward_length": 32, "block_count": 1,
+                        "head_count": 2, "head_count_kv": 1, "rope_freq_base": 1e4, "layer_norm_rms_eps": 1e-5,
+                        "vocab_size": 4, "eos_token_id": 3}.items():
+        getattr(writer, f"add_{fact}")(value)
+    writer.add_token_list(["a", "b", "c", "d"])
+    rows = {"token_embd": 4, "output_norm": 0, "blk.0.attn_q": 32, "blk.0.attn_k": 16, "blk.0.ffn_norm": 0}
+    for name, n in rows.items():
+        kind = gguf.GGMLQuantizationType.Q4_1 if n else gguf.GGMLQuantizationType.F32
+        values = np.linspace(-1, 1, 32 * max(n, 1), dtype=np.float32).reshape((n, 32) if n else 32)
+        writer.add_tensor(f"{name}.weight", gguf.quantize(values, kind), raw_dtype=kind)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file,
+                  writer.close):
+        write()
+    return path.read_bytes()
