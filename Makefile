@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?= scenario=split_digits strategy=naive,psmt,joint
+BENCHMARKS ?= throughput rehearsal_speed evaluation_speed augmentation_speed startup_speed memory_peak mapped_speed \
+	vector_speed merging_speed gcwm_speed adaptation_speed tried_speed disk_use scaling
 
 .PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging fast-slow kills fuzz bench page site clean
 .DEFAULT_GOAL := help
@@ -59,15 +61,16 @@ fuzz: .venv/ready  ## 100,000 command lines and 21,000 damaged files
 	@$(BIN)/python benchmarks/faults/fuzz_commands.py
 	@$(BIN)/python benchmarks/faults/fuzz_files.py
 
-bench: .venv/ready  ## speed beside a bare loop and Avalanche, in one process
-	@$(BIN)/python benchmarks/throughput.py
+bench: .venv/ready  ## all figures of docs/performance.md (best on a machine with nothing else to do)
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 site: .venv/ready  ## the documentation as pages for the browser: docs/_site/index.html
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r docs/requirements.lock
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_site/.doctrees docs docs/_site
 
-page: .venv/ready  ## docs/results.md from the records in runs/reference
+page: .venv/ready  ## docs/results.md and docs/performance.md from the records in runs/reference
 	@$(BIN)/python benchmarks/page.py
+	@$(BIN)/python benchmarks/page_performance.py
 
 clean:  ## remove the environment
 	rm -rf .venv

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from page_merging_language import merging_language
 from scipy.special import stdtrit
 
 REFERENCE = Path(__file__).resolve().parent.parent / "runs" / "reference"
@@ -42,8 +43,8 @@ rate for language models moves these updates by nothing.""", ""]
                   f"Commits {', '.join(record['git_commits'])}; Python {record['python']}, torch {record['torch']}. "
                   f"Record: `runs/reference/merging_{name}.json` (`{record['command']}`).", ""]
     if not any(found.values()):
-        return [title, "", "It has not been run yet: `make merging`.", ""]
-    return [*lines, *_cost()]
+        lines = [title, "", "It has not been run yet: `make merging`.", ""]
+    return [*lines, *merging_language(), *_cost()]
 
 
 def _table(record: dict[str, Any]) -> list[str]:

@@ -1,8 +1,10 @@
 """Replay beside a bare loop with a tensor as buffer and beside Avalanche's, batches of 10 rows that are seen once.
 
-Three questions: what a step of `er` and `derpp` costs beside the same arithmetic written out; what it costs Avalanche;
-and whether it stays the same while the stream grows. An online stream also answers each batch before it is learned,
-which is what `answered` adds to the bare loop; `bare` does without.
+Two questions: what a step of `er` and `derpp` costs beside the same arithmetic written out, and what it costs
+Avalanche. Whether it stays the same while the stream grows is measured by `scaling.py`. An online stream also answers
+each batch before it is learned, which is what `answered` adds to the bare loop; `bare` does without. Avalanche answers
+nothing, and replays in the second half alone: its plugin fills the buffer at the end of an experience, and there are
+two.
 
     python benchmarks/rehearsal_speed.py
 """
@@ -17,7 +19,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from throughput import Case, quiet
+from throughput import Case, Watch, quiet
 from timing import clocked, in_turns, ratio, write
 from torch import Tensor
 
@@ -33,31 +35,30 @@ from cl_framework.types import StreamInfo
 LR, BATCH_SIZE, CAPACITY, N_ROWS, REPEATS = 0.05, 10, 500, 6_000, 7
 ALPHA, BETA = 0.3, 0.5
 BARE_TARGET, PEER_TARGET = 1.25, 8.0
-GROWING = 2_000
-"""Experiences of the stream that grows: one batch each."""
 
 
 class Reservoir:
     """Rows, labels and logits in three tensors (Vitter's algorithm R, a batch at a time)."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.raw = torch.empty(CAPACITY, *shape, dtype=torch.uint8)
-        self.y = torch.empty(CAPACITY, dtype=torch.int64)
-        self.logits = torch.empty(CAPACITY, 10)
+    def __init__(self, shape: tuple[int, ...], capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self.raw = torch.empty(capacity, *shape, dtype=torch.uint8)
+        self.y = torch.empty(capacity, dtype=torch.int64)
+        self.logits = torch.empty(capacity, 10)
         self.n_seen = 0
 
     def draw(self) -> Tensor:
         """Places of a batch of rows without replacement."""
-        return torch.randperm(min(self.n_seen, CAPACITY))[:BATCH_SIZE]
+        return torch.randperm(min(self.n_seen, self.capacity))[:BATCH_SIZE]
 
     def add(self, raw: Tensor, y: Tensor, logits: Tensor) -> None:
         """Offer rows."""
         n = len(y)
-        if self.n_seen + n <= CAPACITY:
+        if self.n_seen + n <= self.capacity:
             slots, chosen = torch.arange(self.n_seen, self.n_seen + n), slice(None)
         else:
             slots = (torch.rand(n) * (self.n_seen + 1 + torch.arange(n))).long()
-            chosen = slots < CAPACITY
+            chosen = slots < self.capacity
             slots = slots[chosen]
         self.raw[slots], self.y[slots], self.logits[slots] = raw[chosen], y[chosen], logits[chosen]
         self.n_seen += n
@@ -114,13 +115,15 @@ def strategy_of(name: str) -> Strategy:
 
 def ours(case: Case, name: str) -> float:
     """Processor time of training one online experience through `run_stream`, without what surrounds it."""
-    part = Part(train=Dataset(case.raw, case.y), test=Dataset(case.raw[:1], case.y[:1]), classes=tuple(range(10)),
-                class_names=tuple("0123456789"))
+    part = Part(train=Dataset(case.raw, case.y), test=Dataset(case.raw[:10], torch.arange(10)),
+                classes=tuple(range(10)), class_names=tuple("0123456789"))
     info = StreamInfo(n_experiences=1, n_classes=10, input_shape=tuple(case.raw.shape[1:]), mean=(0.5,), std=(0.25,),
                       is_online=True)
     model = build_model(case.architecture, info, 0)
     recipe = Recipe(optimizer="sgd", lr=LR, batch_size=BATCH_SIZE)
-    return clocked(lambda: run_stream(strategy_of(name), ResidentStream(info, [part]), model, recipe=recipe))
+    watch = Watch("cpu")
+    run_stream(strategy_of(name), ResidentStream(info, [part]), model, recipe=recipe, observer=watch)
+    return watch.seconds[0]
 
 
 def avalanche(case: Case) -> float:
@@ -156,26 +159,9 @@ def beside(case: Case, name: str) -> dict[str, object]:
     seconds = in_turns(ways, REPEATS)
     found = {"ours_over_answered": ratio(seconds, "ours", "answered"), "ours_over_bare": ratio(seconds, "ours", "bare")}
     if name == "er":
-        found["avalanche_over_ours"] = ratio(seconds, "avalanche", "ours")
+        found |= {f"avalanche_over_{way}": ratio(seconds, "avalanche", way) for way in ("ours", "bare")}
     return {"strategy": name, "rows": len(case.y), "microseconds_a_step": round(
         1e6 * median(seconds["ours"]) * BATCH_SIZE / len(case.y)), **found}
-
-
-def growth() -> dict[str, object]:
-    """Median seconds of an experience of one batch in the first and in the last tenth of a long stream."""
-    raw, y = torch.randint(0, 256, (GROWING * BATCH_SIZE, 1, 28, 28), dtype=torch.uint8), torch.zeros(
-        GROWING * BATCH_SIZE, dtype=torch.int64)
-    parts = [Part(train=Dataset(raw, y[:BATCH_SIZE], torch.arange(BATCH_SIZE) + BATCH_SIZE * i),
-                  test=Dataset(raw, y[:1], torch.tensor([0])), classes=(0,), class_names=("0",))
-             for i in range(GROWING)]
-    info = StreamInfo(n_experiences=GROWING, n_classes=10, input_shape=(1, 28, 28), is_online=True)
-    model = build_model(MLP(hidden=[100, 100]), info, 0)
-    record = run_stream(strategy_of("er"), ResidentStream(info, parts), model,
-                        recipe=Recipe(optimizer="sgd", lr=LR, batch_size=BATCH_SIZE))
-    tenth = GROWING // 10
-    first, last = (sorted(record.seconds[rows].tolist())[tenth // 2] for rows in (slice(tenth, 2 * tenth),
-                                                                                 slice(-tenth, None)))
-    return {"experiences": GROWING, "last_tenth_over_second": round(last / first, 3)}
 
 
 def main() -> None:
@@ -183,7 +169,7 @@ def main() -> None:
     torch.set_num_threads(1)
     case = Case("mlp 784-100-100-10", MLP(hidden=[100, 100]), (1, 28, 28), "none", BATCH_SIZE, N_ROWS, REPEATS, "cpu")
     write("rehearsal_speed", {"targets": {"ours_over_answered": BARE_TARGET, "avalanche_over_ours": PEER_TARGET},
-                              "cases": [beside(case, name) for name in ("er", "derpp")], "growth": growth()})
+                              "cases": [beside(case, name) for name in ("er", "derpp")]})
 
 
 if __name__ == "__main__":

@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"clf: {_stopped(stopped, command.verb, words)}", file=sys.stderr)
         return stopped.exit_status
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich leaves where nobody reads any more
+            return 1
         print(f"clf: something called sys.exit({error.code}); finished work is kept", file=sys.stderr)
         return 1
     except BrokenPipeError:

@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.text import Text
 
 from cl_framework.csv_tables import as_csv
-from cl_framework.diagnosis import Diagnoses, Diagnosis, read_diagnoses
+from cl_framework.diagnosis import Diagnoses, Diagnosis, Kind, kinds_of, read_diagnoses
 from cl_framework.diagnosis_tables import correlation_tables, tables
 from cl_framework.signal_correlations import Correlation, correlations
 
+_NAMES: Mapping[Kind, str] = {"all": "forgetting", "within": "forgetting_within_classes", "nats": "forgetting_nats"}
+"""Correlations as JSON has them, by how forgetting is counted."""
 _COLUMNS = ("folder", "label", "seed", "order_seed", "experience", "earlier", "layer", "signal", "value")
 
 
@@ -50,19 +52,18 @@ def _as_text(found: Diagnoses) -> None:
         for part in (*tables(label, runs), Text("")):
             console.print(part)
     if len(_finished(found)) > 1:
-        for part in correlation_tables(*_correlations(found)):
+        for part in correlation_tables(_correlations(found)):
             console.print(part)
     for note in found.notes:
         console.print(Text(note))
 
 
 def _as_json(found: Diagnoses) -> None:
-    plain, within = _correlations(found) if len(_finished(found)) > 1 else ([], [])
+    rows = _correlations(found) if len(_finished(found)) > 1 else {}
     print(json.dumps({
         "runs": [{**_identity(run), "experiences": [_step(run, t) for t in range(len(run.steps))]}
                  for run in found.runs],
-        "correlations": {"forgetting": [asdict(each) for each in plain],
-                         "forgetting_within_classes": [asdict(each) for each in within]},
+        "correlations": {name: [asdict(each) for each in rows.get(kind, [])] for kind, name in _NAMES.items()},
         "notes": list(found.notes)}, indent=2, allow_nan=False))
 
 
@@ -77,9 +78,9 @@ def _finished(found: Diagnoses) -> list[Diagnosis]:
     return [run for run in found.runs if run.run is not None]
 
 
-def _correlations(found: Diagnoses) -> tuple[list[Correlation], list[Correlation]]:
+def _correlations(found: Diagnoses) -> dict[Kind, list[Correlation]]:
     runs = _finished(found)
-    return correlations(runs), correlations(runs, is_within=True)
+    return {kind: correlations(runs, kind) for kind in kinds_of(runs)}
 
 
 def _identity(run: Diagnosis) -> dict[str, Any]:
@@ -91,7 +92,8 @@ def _step(run: Diagnosis, t: int) -> dict[str, Any]:
     step = run.steps[t]
     return {"experience": t, "signals": _nullable(step.signals),
             "pairs": [{"earlier": i, "lost": _number(run.lost(i, t)),
-                       "lost_within_classes": _number(run.lost(i, t, is_within=True)), "signals": _nullable(pair)}
+                       "lost_within_classes": _number(run.lost(i, t, "within")),
+                       "lost_nats": _number(run.lost(i, t, "nats")), "signals": _nullable(pair)}
                       for i, pair in enumerate(step.pairs)],
             "layers": {name: {"shape": list(layer.shape), "signals": _nullable(layer.signals),
                               "pairs": [{"earlier": i, "signals": _nullable(pair)}

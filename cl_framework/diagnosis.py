@@ -1,7 +1,8 @@
 """Reads the `diagnostics.json` of runs, and puts runs of one configuration together. Imports no torch.
 
 Entries whose signal is not defined (null in the file) are NaN. What an experience lost when a later one was learned is
-R[t-1, i] - R[t, i], of answers over all classes, and of answers within the classes of experience i.
+R[t-1, i] - R[t, i], of answers over all classes ("all"), and of answers within the classes of experience i ("within");
+of texts also L[t, i] - L[t-1, i], L being the mean -log p of a token ("nats").
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from cl_framework.errors import ConfigError
 from cl_framework.groups import group
@@ -24,6 +25,8 @@ _HOW = ("give its command again with track.diagnostics=true and another out=DIR 
         "that was begun without diagnostics goes on without them)")
 
 Numbers = Mapping[str, float]
+Kind = Literal["all", "within", "nats"]
+"""How what was lost is counted."""
 
 
 class Layer(NamedTuple):
@@ -51,6 +54,7 @@ class Diagnosis:
         run: its summary; None of a run that is not finished.
         steps: one for each experience.
         accuracy, task_accuracy: R, NaN where not measured; empty of a run that is not finished.
+        loss: L in nats, the same; empty of a run without texts.
     """
 
     folder: Path
@@ -59,11 +63,15 @@ class Diagnosis:
     steps: tuple[Step, ...]
     accuracy: tuple[tuple[float, ...], ...] = ()
     task_accuracy: tuple[tuple[float, ...], ...] = ()
+    loss: tuple[tuple[float, ...], ...] = ()
 
-    def lost(self, earlier: int, learned: int, *, is_within: bool = False) -> float:
+    def lost(self, earlier: int, learned: int, kind: Kind = "all") -> float:
         """What experience `earlier` lost when `learned` was; NaN where not measured."""
-        matrix = self.task_accuracy if is_within else self.accuracy
-        return matrix[learned - 1][earlier] - matrix[learned][earlier] if matrix else math.nan
+        matrix = {"all": self.accuracy, "within": self.task_accuracy, "nats": self.loss}[kind]
+        if not matrix:
+            return math.nan
+        fell = matrix[learned - 1][earlier] - matrix[learned][earlier]
+        return -fell if kind == "nats" else fell
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ def read_diagnoses(path: Path) -> Diagnoses:
     lacking = [folder for folder, _ in places if not (folder / _FILE).is_file()]
     found = [_read(folder, run, known.get(folder) or f"{folder} (not finished)") for folder, run in places
              if folder not in lacking]
+    if runs.damaged and not places:
+        raise ConfigError(runs.damaged)
     if not found:
         others = f"{path} has no run with diagnostics, for example {(lacking or runs.failed or [path])[0]}"
         raise ConfigError(f"{others if len(places) != 1 else f'{places[0][0]} has no {_FILE}'}; {_HOW}")
@@ -127,11 +137,22 @@ def _read(folder: Path, run: Summary | None, label: str) -> Diagnosis:
         content = read_json(file)
         steps = tuple(_step(entry) for entry in content["experiences"])
         summary = {} if run is None else read_json(folder / "summary.json")
-        matrices = {name: _matrix(summary.get(f"{name}_matrix", [])) for name in ("accuracy", "task_accuracy")}
+        matrices = {name: _matrix(summary.get(f"{name}_matrix", []))
+                    for name in ("accuracy", "task_accuracy", "perplexity")}
+        loss = tuple(tuple(math.log(value) for value in row) for row in matrices.pop("perplexity"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} is damaged ({type(error).__name__}: {error}); remove it to leave this run out, or "
                           f"{_HOW}") from None
-    return Diagnosis(folder=folder, label=label, run=run, steps=steps, **matrices)
+    return Diagnosis(folder=folder, label=label, run=run, steps=steps, loss=loss, **matrices)
+
+
+def kinds_of(runs: Sequence[Diagnosis]) -> list[Kind]:
+    """How what some runs lost is counted: in nats where they have texts, whose answers have no classes."""
+    known = [run for run in runs if run.run is not None]
+    kinds: list[Kind] = ["all"]
+    if any(not run.loss for run in known):
+        kinds.append("within")
+    return [*kinds, "nats"] if any(run.loss for run in known) else kinds
 
 
 def _step(entry: Mapping[str, Any]) -> Step:

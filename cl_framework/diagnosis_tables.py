@@ -7,17 +7,20 @@ met, as the paper of GCWM ranks them; in a stream of one experience, those that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cl_framework.diagnosis import Diagnosis, Layer, mean_of
+from cl_framework.diagnosis import Diagnosis, Kind, Layer, kinds_of, mean_of
 from cl_framework.signal_correlations import Correlation
 
 _MOST_LAYERS = 5
+_LONGEST = 24
+"""Letters of a layer's name that fit into a table."""
 _PERCENT, _DEGREES = 100.0, 180 / math.pi
 
 _WEIGHTS: Mapping[str, tuple[str, float, int]] = {
@@ -32,6 +35,11 @@ _UPDATES: Mapping[str, tuple[str, float, int]] = {
     "active\nconflict": ("active", 1, 2), "state\nconflict": ("state", 1, 2), "state\ngap": ("state_gap", 1, 2),
     "global\ngap": ("global_gap", 1, 2), "smallest\ncosine": ("cosine/smallest", 1, 2), "lambda": ("lambda", 1, 2),
     "sqrt t": ("sqrt_t", 1, 2)}
+_LOST: Mapping[Kind, tuple[str, str]] = {
+    "all": ("lost", "forgetting"),
+    "within": ("lost within\ntheir classes", "forgetting within the classes of the experience"),
+    "nats": ("nats\nlost", "forgetting in nats a token")}
+"""Heading, and name, of each way to count what was lost."""
 _COMPARED = (
     "update_norm", "active", "state_gap", "global_gap", "cumulative/active", "cumulative/state_gap",
     "cumulative/global_gap", "conflict/before", "alignment/before", "cosine/before", "cosine/smallest", "retained",
@@ -51,33 +59,54 @@ def tables(label: str, runs: Sequence[Diagnosis]) -> Iterator[RenderableType]:
         return
     yield Text("what learning did to the weights")
     yield _by_experience(runs, _WEIGHTS, {})
-    lost = {"lost": _lost(is_within=False), "lost within\ntheir classes": _lost(is_within=True)} if known else {}
+    kinds = kinds_of(runs) if known else []
+    units = "points and nats a token" if "nats" in kinds else "points"
     title = "the update beside the state that it met"
-    yield Text(f"{title}, and what earlier experiences lost in points" if lost else title)
-    yield _by_experience(runs, _STATE, lost)
+    yield Text(f"{title}, and what earlier experiences lost in {units}" if kinds else title)
+    yield _by_experience(runs, _STATE, {_LOST[kind][0]: _lost(kind) for kind in kinds})
     yield Text("all updates so far")
     yield _by_experience(runs, _UPDATES, {})
-    yield Text("the most telling layers, mean over experiences")
-    yield _telling(runs)
+    start, end = shared_ends([name for run in runs for step in run.steps for name in step.layers])
+    shared = " and ".join(each for each in (start, end) if each)
+    yield Text(f"the most telling layers, mean over experiences{f' (all named with {shared})' if shared else ''}")
+    yield _telling(runs, start, end)
 
 
-def _lost(*, is_within: bool) -> Callable[[Diagnosis, int], float]:
-    return lambda run, t: 100 * mean_of(run.lost(i, t, is_within=is_within) for i in range(t))
+def _lost(kind: Kind) -> tuple[Callable[[Diagnosis, int], float], int]:
+    """What was lost by experience, and its digits."""
+    scale, digits = (1.0, 2) if kind == "nats" else (100.0, 1)
+    return lambda run, t: scale * mean_of(run.lost(i, t, kind) for i in range(t)), digits
 
 
 def _by_experience(runs: Sequence[Diagnosis], columns: Mapping[str, tuple[str, float, int]],
-                   more: Mapping[str, Callable[[Diagnosis, int], float]]) -> Table:
+                   more: Mapping[str, tuple[Callable[[Diagnosis, int], float], int]]) -> Table:
     table = _table("after", [*columns, *more])
     for t in range(max(len(run.steps) for run in runs)):
         members = [run for run in runs if t < len(run.steps)]
         cells = [_cell(scale * mean_of(run.steps[t].signals.get(name, math.nan) for run in members), digits)
                  for name, scale, digits in columns.values()]
-        cells += [_cell(mean_of(value(run, t) for run in members), 1) for value in more.values()]
+        cells += [_cell(mean_of(value(run, t) for run in members), digits) for value, digits in more.values()]
         table.add_row(str(t), *cells)
     return table
 
 
-def _telling(runs: Sequence[Diagnosis]) -> Table:
+def shared_ends(names: Iterable[str]) -> tuple[str, str]:
+    """What all names of layers begin and end with, whole parts of them; nothing where names are short or are one.
+
+    >>> shared_ends(["body.encoder.layer.0.query.weight", "body.encoder.layer.1.key.weight"])
+    ('body.encoder.layer.', '.weight')
+    """
+    different = list(dict.fromkeys(names))
+    if len(different) < 2 or max(map(len, different)) <= _LONGEST:
+        return "", ""
+    parts = [name.split(".") for name in different]
+    n_first, n_last = (sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)) for columns in
+                       (zip(*parts, strict=False), zip(*(each[::-1] for each in parts), strict=False)))
+    return (".".join([*parts[0][:n_first], ""]) if n_first else "",
+            ".".join(["", *parts[0][-n_last:]]) if n_last else "")
+
+
+def _telling(runs: Sequence[Diagnosis], start: str, end: str) -> Table:
     table = _table("layer", ["shape", "share of\nnorm² %", "con-\nflict", "align-\nment", "cosine", "outputs\nturn °",
                              "shift\n%"])
     entries: dict[str, list[Layer]] = {}
@@ -97,15 +126,17 @@ def _telling(runs: Sequence[Diagnosis]) -> Table:
         return -mean_of(shares[name]) if math.isnan(conflict) else -conflict
 
     for name in sorted(entries, key=order)[:_MOST_LAYERS]:
-        table.add_row(Text(name), "x".join(map(str, entries[name][0].shape)), _cell(100 * mean_of(shares[name]), 1),
+        table.add_row(Text(name.removeprefix(start).removesuffix(end)), "x".join(map(str, entries[name][0].shape)),
+                      _cell(100 * mean_of(shares[name]), 1),
                       *(_cell(mean(name, f"{signal}/before"), 2) for signal in ("conflict", "alignment", "cosine")),
                       _cell(_DEGREES * mean(name, "angle/left_mean"), 1), _cell(100 * mean(name, "spectral_shift"), 1))
     return table
 
 
-def correlation_tables(plain: Sequence[Correlation], within: Sequence[Correlation]) -> Iterator[RenderableType]:
-    """Correlations with forgetting, of answers over all classes and of those within an experience's."""
-    for title, found in (("forgetting", plain), ("forgetting within the classes of the experience", within)):
+def correlation_tables(correlations: Mapping[Kind, Sequence[Correlation]]) -> Iterator[RenderableType]:
+    """Correlations with forgetting, by how it is counted."""
+    for kind, found in correlations.items():
+        title = _LOST[kind][1]
         if not found:
             yield Text(f"no signal can be compared with {title}: it takes runs whose earlier experiences lost more or "
                        "less")

@@ -6,6 +6,9 @@
   recognition tasks", JASA 62, 1977).
 - Choices: a hit is a passage whose true end is likelier than the ends of others, by the mean log p of its tokens
   (Zellers et al., "HellaSwag", ACL 2019, arXiv 1905.07830, asks for one end of four).
+
+The last token of a passage counts nowhere. It is the one that ends the text, and a passage that was cut off has no end
+there: a model that was not trained on such rows finds it so unlikely that it would outweigh the text.
 """
 
 from __future__ import annotations
@@ -142,7 +145,8 @@ def _n_shared(first: Tensor, second: Tensor) -> int:
 
 
 def _read(asked: Asked, batch: Batch) -> tuple[Inputs, Tensor, Tensor, Tensor]:
-    """Rows as the model sees them, logits, log-probabilities of their answers' tokens, and which these are.
+    """Rows as the model sees them, logits, log-probabilities of their answers' tokens, and which of these count: all
+    but the last.
 
     Raises:
         DataError: a row has no token to be read.
@@ -150,6 +154,8 @@ def _read(asked: Asked, batch: Batch) -> tuple[Inputs, Tensor, Tensor, Tensor]:
     ready = asked.prepared(batch)
     logits = asked.logits(ready)
     log_probs, is_answer = answer_log_probs(ready.x, logits.float())
+    is_answer = is_answer.clone()
+    is_answer[:, -1] = False
     if not bool(is_answer.any(1).all()):
         raise DataError("a held-out passage has no token that could be read; raise model.max_tokens, or leave empty "
                         "texts out")

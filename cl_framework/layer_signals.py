@@ -164,14 +164,18 @@ def _change(before: Tensor, after: Tensor, update: _Direction) -> Numbers:
     noise = torch.finfo(after.dtype).eps * float(after.double().norm())
     old, new = singular(before), singular(after)
     mask = changed_in_bfloat16(before, after)
+    principal, low = {}, {}
+    for share in _SHARES:
+        principal[share], low[share] = principal_mask(old, k, share), low_magnitude_mask(before, share)
     return {
         "update_norm": update.norm, "relative_norm": update.norm / whole if whole > 0 else math.nan,
         "update_rank": update_rank(update.values, noise),
         **{f"sparsity/{name}": sparsity(changed(before, after, eta)) for name, eta in _TOLERANCES.items()},
         "sparsity/bf16": sparsity(mask), **_angles(old, new, k),
         "spectral_shift": spectral_shift(old.values, new.values),
-        **{f"principal/{share}": coverage(principal_mask(old, k, share), mask) for share in _SHARES},
-        **{f"low/{share}": coverage(low_magnitude_mask(before, share), mask) for share in _SHARES},
+        **{f"principal/{share}": coverage(principal[share], mask) for share in _SHARES},
+        **{f"low/{share}": coverage(low[share], mask) for share in _SHARES},
+        **{f"principal_not_low/{share}": coverage(principal[share] & ~low[share], mask) for share in _SHARES},
     }
 
 

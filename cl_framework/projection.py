@@ -125,6 +125,9 @@ def projected(update: Tensor, basis: Basis, r: int, reading: Reading = "code") -
     """
     u, _, v = basis
     matrix = update.to(u)
+    if reading == "paper" and u.shape[1] == min(u.shape[0], v.shape[0]):
+        rest = _bottom_right(matrix, u, v, r) if len(u) <= len(v) else _bottom_right(matrix.mT, v, u, r).mT
+        return rest.to(update)
     left = u.mT @ matrix
     taken = torch.empty_like(left)
     taken[r:] = (left[r:] * v[:, r:].mT).sum(1, keepdim=True) * v[:, r:].mT
@@ -135,3 +138,11 @@ def projected(update: Tensor, basis: Basis, r: int, reading: Reading = "code") -
     across = torch.addmm(matrix @ v[:, :r], u[:, :r], left[:r] @ v[:, :r], alpha=-1)
     rest = torch.addmm(matrix, u, taken, alpha=-1).addmm_(across, v[:, :r].mT, alpha=-1)
     return rest.to(update)
+
+
+def _bottom_right(matrix: Tensor, u: Tensor, v: Tensor, r: int) -> Tensor:
+    """The paper's form where U is square, so that T = U U^T T and the rows that are cut need not be computed:
+    U_{>r} (U_{>r}^T T (I - V_r V_r^T) - the diagonal)."""
+    left = u[:, r:].mT @ matrix
+    diagonal = (left * v[:, r:].mT).sum(1, keepdim=True) * v[:, r:].mT
+    return u[:, r:] @ left.sub_(diagonal).addmm_(left @ v[:, :r], v[:, :r].mT, alpha=-1)

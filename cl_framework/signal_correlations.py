@@ -1,6 +1,6 @@
 """How each signal goes with forgetting, over runs: Spearman's rank correlation with a bootstrap interval over runs.
 
-A sample is a pair of experiences i < t of one run: what i lost when t was learned, R[t-1, i] - R[t, i], beside the
+A sample is a pair of experiences i < t of one run: what i lost when t was learned (see `diagnosis`), beside the
 signals of experience t, and those of the pair (names that begin with `pair/`). Samples of one run are not independent,
 so whole runs are drawn: the percentile interval of 2000 resamples of runs (Wang et al., "Geometry Conflict", 2026,
 arXiv 2605.09608, section 3 and appendix F). With fewer than five runs there is none. Imports no torch.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cl_framework.diagnosis import Diagnosis
+from cl_framework.diagnosis import Diagnosis, Kind
 
 Array = NDArray[np.float64]
 
@@ -43,15 +43,15 @@ class Correlation:
     n_runs: int
 
 
-def correlations(runs: Sequence[Diagnosis], *, is_within: bool = False, seed: int = 0) -> list[Correlation]:
+def correlations(runs: Sequence[Diagnosis], kind: Kind = "all", *, seed: int = 0) -> list[Correlation]:
     """Of each signal; without those that are constant or have fewer than three samples.
 
     Args:
         runs: finished runs of one stream or several.
-        is_within: forgetting of answers within the classes of the experience.
+        kind: how forgetting is counted.
         seed: of the resamples.
     """
-    samples = [_samples(run, is_within) for run in runs]
+    samples = [_samples(run, kind) for run in runs]
     samples = [rows for rows in samples if rows]
     names = dict.fromkeys(name for rows in samples for signals, _ in rows for name in signals)
     found = [_correlation(name, [[(signals.get(name, math.nan), lost) for signals, lost in rows] for rows in samples],
@@ -59,11 +59,11 @@ def correlations(runs: Sequence[Diagnosis], *, is_within: bool = False, seed: in
     return [each for each in found if each is not None]
 
 
-def _samples(run: Diagnosis, is_within: bool) -> list[tuple[Mapping[str, float], float]]:
+def _samples(run: Diagnosis, kind: Kind) -> list[tuple[Mapping[str, float], float]]:
     rows = list[tuple[Mapping[str, float], float]]()
     for learned, step in enumerate(run.steps):
         for earlier, pair in enumerate(step.pairs):
-            lost = run.lost(earlier, learned, is_within=is_within)
+            lost = run.lost(earlier, learned, kind)
             if not math.isnan(lost):
                 rows.append(({**step.signals, **{f"pair/{name}": value for name, value in pair.items()}}, lost))
     return rows

@@ -24,7 +24,7 @@ _PANELS: Mapping[str, str] = {
     "angle/left_mean": "rotation of outputs (mean, rad)", "spectral_shift": "spectral shift",
     "state_gap": "state gap", "lambda": "lambda (grey: sqrt t)",
 }
-_LOST = "lost by earlier ones (points)"
+_LOST = {"all": "lost by earlier ones (points)", "nats": "lost by earlier ones (nats a token)"}
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: tuple[LineStyleType, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 _MARKS = "osD^vPXd*"
@@ -46,7 +46,11 @@ def signal_curves(runs: Mapping[str, Sequence[Diagnosis]], path: Path) -> Figure
     """
     check_suffix(path)
     panels: dict[str, Callable[[Diagnosis, int], float]] = {title: _signal(name) for name, title in _PANELS.items()}
-    panels[_LOST] = lambda run, t: 100 * mean_of(run.lost(i, t) for i in range(t))
+    finished = [run for members in runs.values() for run in members if run.run is not None]
+    if finished and all(run.loss for run in finished):
+        panels[_LOST["nats"]] = lambda run, t: mean_of(run.lost(i, t, "nats") for i in range(t))
+    else:
+        panels[_LOST["all"]] = lambda run, t: 100 * mean_of(run.lost(i, t) for i in range(t))
     n_rows = -(-len(panels) // _COLUMNS)
     figure = Figure(figsize=(9.6, 2.1 * n_rows + 0.5), dpi=300, layout="constrained")
     grid = figure.subplots(n_rows, _COLUMNS, squeeze=False)
@@ -59,6 +63,7 @@ def signal_curves(runs: Mapping[str, Sequence[Diagnosis]], path: Path) -> Figure
             _draw(axes, label, members, value, number)
         axes.set_xlim(-0.3, longest - 0.7)
         axes.tick_params(labelsize=_SMALL)
+        axes.yaxis.get_offset_text().set_fontsize(_SMALL)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[-1]:

@@ -14,6 +14,7 @@ Jaccard pq / (p + q - pq). Masks are bool tensors of the weight's shape.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -99,6 +100,15 @@ def coverage(mask: Tensor, changes: Tensor) -> float:
     0.5
     """
     return _share(int((mask & changes).count_nonzero()), int(changes.count_nonzero()))
+
+
+def consensus(masks: Sequence[Tensor]) -> Tensor:
+    """C, the share of several runs' changed sets that each entry is in, float64 (Zhu et al., arXiv 2511.08567).
+
+    >>> consensus([torch.tensor([True, True]), torch.tensor([False, True])])
+    tensor([0.5000, 1.0000], dtype=torch.float64)
+    """
+    return torch.stack([*masks]).double().mean(0)
 
 
 def _extreme(sizes: Tensor, share: float, *, largest: bool) -> Tensor:

@@ -14,7 +14,9 @@ With H = sum_i w_i Delta_i^T Delta_i / n_i and X = sum_i Delta_i + E the gradien
     2 (E H + K),      K = sum_i w_i / n_i (sum_{j != i} Delta_j) Delta_i^T Delta_i,
 
 so a step costs one product with H, whatever m, and nothing cancels: where the updates read orthogonal inputs K is 0,
-and the sum stays as it is. Where m d_out is less than d_in / 2, H is applied through the stacked updates instead.
+and the sum stays as it is. Delta_i enters through Delta_i^T Delta_i = F_i^T F_i alone, F_i being Delta_i itself or, of
+an adapter's update, one of few rows (`short_factor`). Where all F_i have less than d_in / 2 rows, H is applied through
+them.
 
 The learning rate is absolute, as published, and so the result depends on the scale of the updates; or it is a share of
 their root mean square, and then L's steps scale with them.
@@ -28,8 +30,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cl_framework.seeding import generator
+
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
+_MOST_ROWS = 64
+"""Of a short factor: adapters have ranks of 4 to 64."""
 
 
 def wudi(updates: Tensor, weights: Sequence[float] | None = None, *, n_steps: int = 300, lr: float = 1e-5,
@@ -81,16 +87,18 @@ class Interference:
         self.constant = torch.zeros_like(total)
         self._hessian = torch.zeros(())
         self._stacked = torch.zeros(())
-        m, p, d = len(updates), *updates.shape[-2:]
-        self._is_low_rank = 2 * m * p < d
+        m, d = len(updates), updates.shape[-1]
+        factors = [short_factor(update, min((d - 1) // (2 * m), _MOST_ROWS)) for update in updates]
+        self._is_low_rank = 2 * sum(factor.shape[-2] for factor in factors) < d
         if self._is_low_rank:
-            self._stacked = torch.cat([*(updates * shares.sqrt())], -2)
-            for update, share in zip(updates, shares, strict=True):
-                self.constant += ((total - update) @ update.mT) @ (share * update)
+            self._stacked = torch.cat([share.sqrt() * factor for factor, share in zip(factors, shares, strict=True)],
+                                      -2)
+            for update, factor, share in zip(updates, factors, shares, strict=True):
+                self.constant += ((total - update) @ factor.mT) @ (share * factor)
             return
         self._hessian = updates.new_zeros(*updates.shape[1:-2], d, d)
-        for update, share in zip(updates, shares, strict=True):
-            own = update.mT @ (share * update)
+        for update, factor, share in zip(updates, factors, shares, strict=True):
+            own = factor.mT @ (share * factor)
             self.constant += (total - update) @ own
             self._hessian += own
 
@@ -99,6 +107,38 @@ class Interference:
         if self._is_low_rank:
             return ((offset @ self._stacked.mT) @ self._stacked).add_(self.constant)
         return (offset @ self._hessian).add_(self.constant)
+
+
+def short_factor(update: Tensor, n_rows: int) -> Tensor:
+    """F of at most n rows with F^T F = Delta^T Delta to rounding; the update itself where it has no such factor.
+
+    With an orthonormal basis Q of Delta times n random columns, F = Q^T Delta, and
+    ||Delta^T Delta - F^T F|| <= ||Delta - Q F||_F^2 (Halko, Martinsson and Tropp, SIAM Review 53(2), 2011, arXiv
+    0909.4061, section 4.3). Rows are turned to the principal axes of F, and the least left out. F is taken where what
+    is missed in all is at most eps ||Delta||_F^2, so that rounding of an update of low rank does not hide its rank. The
+    random columns are the same at every call.
+
+    Args:
+        update: Delta, [..., p, d].
+        n_rows: n.
+
+    Returns:
+        [..., r, d] with r <= n, or [..., p, d].
+
+    >>> short_factor(torch.ones(3, 4), 1).abs()
+    tensor([[1.7321, 1.7321, 1.7321, 1.7321]])
+    """
+    p, d = update.shape[-2:]
+    if not 0 < n_rows < p:
+        return update
+    columns = torch.randn(d, n_rows, dtype=update.dtype, generator=generator(0, "short factor")).to(update.device)
+    basis = torch.linalg.qr(update @ columns).Q
+    factor: Tensor = basis.mT @ update
+    missed, whole = (each.double().square().sum((-2, -1)) for each in (update - basis @ factor, update))
+    squares, axes = torch.linalg.eigh(factor.double() @ factor.double().mT)
+    missed = torch.cat([missed.unsqueeze(-1), squares.clamp_min(0)], -1).cumsum(-1)
+    n_left_out = int((missed <= torch.finfo(update.dtype).eps * whole.unsqueeze(-1)).sum(-1).min()) - 1
+    return update if n_left_out < 0 else (axes.to(factor).mT @ factor)[..., n_left_out:, :]
 
 
 def interference_loss(merged: Tensor, updates: Tensor, weights: Sequence[float] | None = None) -> Tensor:

@@ -113,10 +113,18 @@ class GCWM(Experts):
                               "lower alpha_min or raise alpha_max")
 
     def setup(self, model: Model, info: StreamInfo) -> None:
-        """Note what is not trained."""
+        """Note what is not trained.
+
+        Raises:
+            ConfigError: nothing would be.
+        """
         super().setup(model, info)
-        self._frozen = {layer.name for layer in layers_of(model, ("body",))
+        layers = layers_of(model, ("body",))
+        self._frozen = {layer.name for layer in layers
                         if self.rest == "frozen" and not is_matrix(layer, self.exclude)}
+        if layers and len(self._frozen) == len(layers):
+            raise ConfigError("gcwm merges the weights of linear and convolutional layers, and the body of this model "
+                              "has none that strategy.exclude leaves; take rest=mean, or another strategy")
 
     def after_backward(self, model: Model) -> None:
         """An optimizer leaves what has no gradient as it is."""

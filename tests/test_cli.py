@@ -1,6 +1,7 @@
 """The command line as a user meets it: what is printed, what is written, what is said when something is wrong."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -319,3 +320,14 @@ def test_shown_fields_include_the_inherited_ones(here, capsys):
     assert clf("show", "scenario=split_cifar") == 0
     shown = capsys.readouterr().out
     assert all(f"scenario.{name}" in shown for name in ("incremental", "n_experiences", "is_online", "is_official"))
+
+
+def test_where_nobody_reads_on_it_ends_without_a_word(tmp_path):
+    words = ["train", "scenario=split_digits", "strategy=naive", "train.epochs=1", f"out={tmp_path}"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run([sys.executable, "-m", "cl_framework.cli", *words], stdout=closed,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "clf:" not in done.stderr and "Traceback" not in done.stderr
+    assert len(list(tmp_path.rglob("summary.json"))) == 1

@@ -1,9 +1,11 @@
 """`clf diagnose`: its numbers, its tables and picture, and what it says where there is nothing to diagnose."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from scipy import stats
 
 from cl_framework.cli import main
 from cl_framework.diagnosis import Diagnosis, Step, read_diagnoses
+from cl_framework.diagnosis_tables import shared_ends
+from cl_framework.seal import sealed
 from cl_framework.signal_correlations import correlations, spearman
+from cl_framework.signal_curves import signal_curves
 
 FAST = ("scenario=split_digits", "train.epochs=1", "track.wandb=disabled", "model.hidden=[16]")
 
@@ -95,6 +100,9 @@ def test_runs_without_diagnostics(runs, tmp_path, capsys):
     (other / "diagnostics.json").write_text('{"experiences": [{}]}')
     status, _, err = said(capsys, f"run={other}")
     assert status == 2 and "is damaged" in err
+    (other / "summary.json").write_text("{}")
+    status, _, err = said(capsys, f"run={other}")
+    assert status == 2 and "summary.json is damaged" in " ".join(err.split())
 
 
 def test_mistakes_are_told(runs, tmp_path, capsys):
@@ -113,6 +121,15 @@ def test_a_run_that_is_not_finished(runs, tmp_path, capsys):
         (folder / name).write_bytes((source / name).read_bytes())
     status, out, _ = said(capsys, f"run={folder}")
     assert status == 0 and "(not finished)" in " ".join(out.split()) and "lost" not in out
+
+
+def test_long_names_of_layers_lose_what_all_share():
+    names = [f"body.model.layers.{i}.{part}.weight" for i in (0, 1, 11) for part in ("mlp.up", "mlp.down")]
+    assert shared_ends(names) == ("body.model.layers.", ".weight")
+    assert shared_ends(names[:2]) == ("body.model.layers.0.mlp.", ".weight")
+    assert shared_ends(["body.1.weight", "body.3.weight", "head.weight"]) == ("", "")
+    assert shared_ends(["body.encoder.a_rather_long_name.weight"]) == ("", "")
+    assert shared_ends(["body.a_rather_long_name.bias", "head.a_rather_long_name.weight"]) == ("", "")
 
 
 # correlations
@@ -174,4 +191,52 @@ def test_few_runs_have_no_interval(tmp_path):
 def test_lost_is_measured_between_two_rows(runs):
     for run in read_diagnoses(runs).runs:
         assert run.lost(0, 1) == run.accuracy[0][0] - run.accuracy[1][0]
-        assert run.lost(1, 3, is_within=True) == run.task_accuracy[2][1] - run.task_accuracy[3][1]
+        assert run.lost(1, 3, "within") == run.task_accuracy[2][1] - run.task_accuracy[3][1]
+
+
+# texts
+
+
+@pytest.fixture
+def texts(runs, tmp_path):
+    """The same runs with perplexities, as of a stream of texts: in nats 1 + 0.1 t (i + 1)."""
+    folder = tmp_path / "texts"
+    shutil.copytree(runs, folder)
+    for file in folder.rglob("summary.json"):
+        summary = json.loads(file.read_text())
+        n = len(summary["accuracy_matrix"])
+        summary["perplexity_matrix"] = [[math.exp(1 + 0.1 * t * (i + 1)) for i in range(n)] for t in range(n)]
+        file.write_text(json.dumps(sealed(summary)))
+    return folder
+
+
+def test_what_texts_lost_is_told_in_nats(texts, capsys):
+    run = read_diagnoses(texts).runs[0]
+    assert run.lost(1, 3, "nats") == pytest.approx(0.2) and run.loss[2][1] == pytest.approx(1.4)
+    status, out, _ = said(capsys, f"run={next(texts.glob('split_digits/opcm/*/seed1'))}")
+    assert status == 0 and "lost in points and nats a token" in " ".join(out.split())
+    assert "lost within" not in out and "0.25" in out  # the mean over four at the end
+    _, out, _ = said(capsys, f"run={texts}")
+    assert "rank correlation of signals with forgetting in nats a token" in " ".join(out.split())
+    content = json.loads(said(capsys, f"run={texts}", "format=json")[1])
+    pair = content["runs"][0]["experiences"][3]["pairs"][1]
+    assert pair["lost_nats"] == pytest.approx(0.2) and content["correlations"]["forgetting_within_classes"] == []
+    assert {each["signal"] for each in content["correlations"]["forgetting_nats"]} > {"update_norm", "pair/conflict"}
+
+
+def test_losses_are_drawn_where_all_runs_have_texts(runs, texts, tmp_path):
+    def titles(folder):
+        figure = signal_curves(read_diagnoses(folder).by_label(), tmp_path / "curves.svg")
+        return [axes.get_title() for axes in figure.axes]
+
+    assert titles(texts)[-1] == "lost by earlier ones (nats a token)"
+    assert titles(runs)[-1] == "lost by earlier ones (points)"
+
+
+def test_signals_go_with_losses_too(tmp_path):
+    runs, _ = made(tmp_path, 6, 0.05)
+    texts = [dataclasses.replace(run, loss=tuple(tuple(3 - 2 * value for value in row) for row in run.accuracy))
+             for run in runs]
+    plain, nats = (correlations(texts, kind) for kind in ("all", "nats"))
+    assert [(each.signal, each.rho, each.interval) for each in plain] == [
+        (each.signal, each.rho, each.interval) for each in nats]

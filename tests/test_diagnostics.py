@@ -127,6 +127,19 @@ def test_nothing_learned_and_what_is_not_defined():
     assert second.pairs[0]["conflict"] == 1 and second.pairs[0]["cosine"] == 0
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_where_changes_lie_against_numpy(share):
+    """Of the changed entries, those that are principal, small, and principal without being small."""
+    weight, picked = draw(20, 30), draw(20, 30, seed=1) > 0.5
+    moved = torch.where(picked, weight * 1.5, weight)
+    found = measured(weight, [Moments(start=weight, trained=moved, deployed=moved)])[0].signals
+    u, s, vt = np.linalg.svd(weight.double().numpy())
+    rebuilt, size, n = np.abs((u[:, :8] * s[:8]) @ vt[:8]), np.abs(weight.numpy()), int(600 * share)
+    principal, low = rebuilt >= np.sort(rebuilt, None)[-n], size <= np.sort(size, None)[n - 1]
+    for name, mask in (("principal", principal), ("low", low), ("principal_not_low", principal & ~low)):
+        assert found[f"{name}/{share}"] == pytest.approx(mask[picked.numpy()].mean())
+
+
 def test_the_origin_is_compared_with_what_is_deployed():
     origin, moments = sequence(3, is_expert=True)
     last = measured(origin, moments)[-1].signals

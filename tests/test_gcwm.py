@@ -391,6 +391,14 @@ def test_a_stream_ends_at_the_merge_of_its_experts(rest, setting):
         torch.testing.assert_close(now["head.weight"], torch.stack([e["head.weight"] for e in rule.experts]).mean(0))
 
 
+def test_a_body_without_matrices_is_refused_and_not_left_untrained():
+    stream = Toy().open()
+    rule = GCWM(exclude=["body"])
+    with pytest.raises(ConfigError, match=r"the body of this model has none that strategy\.exclude leaves"):
+        run_stream(rule, stream, toy_model(stream), recipe=toy_recipe())
+    run_stream(GCWM(exclude=["body"], rest="mean"), stream, toy_model(stream), recipe=toy_recipe())
+
+
 # two linear regressions
 
 def fitted(base, x, y):

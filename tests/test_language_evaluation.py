@@ -16,7 +16,7 @@ from cl_framework.data import Dataset, TestSet
 from cl_framework.errors import DataError, Diverged, PluginError
 from cl_framework.evaluate import evaluate
 from cl_framework.language_metrics import perplexity, perplexity_increase
-from cl_framework.language_tests import ChoiceTest, ReplyTest
+from cl_framework.language_tests import ChoiceTest, PassageTest, ReplyTest
 from cl_framework.language_toys import ToyProblems, bigram_model
 from cl_framework.launch import open_stream
 from cl_framework.memory_of_runs import need, stream_bytes, training_bytes
@@ -59,8 +59,8 @@ def log_prob(model, last, this):
 
 
 def passage(model, text):
-    """Log-probabilities of a passage's bytes and its end, and whether each was the likeliest."""
-    ids = [START, *text.encode(), END]
+    """Log-probabilities of a passage's bytes, and whether each was the likeliest; its end does not count."""
+    ids = [START, *text.encode()]
     pairs = list(pairwise(ids))
     return [log_prob(model, a, b) for a, b in pairs], [int(model.body.table.weight[a].argmax()) == b for a, b in pairs]
 
@@ -75,8 +75,6 @@ def test_passages_are_measured_token_by_token():
     with torch.no_grad():  # some bytes are guessed rightly
         for a, b in zip(b"o or", b" be ", strict=True):
             model.body.table.weight[a, b] = 9.0
-    from cl_framework.language_tests import PassageTest
-
     found = measured(Strategy(), PassageTest(passages_of(*texts), (0,), Setting.DOMAIN), model=model)
     each = [passage(model, text) for text in texts]
     n = sum(len(own) for own, _ in each)
@@ -104,6 +102,20 @@ def test_a_choice_goes_to_the_likeliest_end_by_the_mean_of_its_tokens():
     assert found.initial.item() == sum(hits) / 3
     losses = [-value for text in texts for value in passage(model, text)[0]]
     assert found.initial_loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [PassageTest, ChoiceTest])
+def test_the_token_behind_a_passage_counts_nowhere(kind):
+    """However unlikely a model finds it that a passage ends there."""
+    texts, found = ["the cat sat down", "the cat three"], []
+    more = {"choices": passages_of(*texts), "n_choices": 2} if kind is ChoiceTest else {}
+    for depth in (50.0, 90.0):
+        model = bigram_model(5)
+        with torch.no_grad():
+            model.body.table.weight[:, END] = -depth
+        found.append(measured(Strategy(), kind(passages_of(texts[0]), (0,), Setting.DOMAIN, **more), model=model))
+    assert found[0].initial_loss.item() == pytest.approx(found[1].initial_loss.item(), rel=1e-6)
+    assert found[0].initial.item() == found[1].initial.item()
 
 
 def test_ends_that_are_cut_off_are_refused():

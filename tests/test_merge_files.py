@@ -19,6 +19,7 @@ from cl_framework.merge_files import merge_files, merge_verb
 from cl_framework.merging import Merging
 from cl_framework.registry import load, plugins
 from cl_framework.state_dicts import merge_state_dicts
+from cl_framework.strategies.gcwm import GCWM
 from cl_framework.strategies.opcm import OPCM
 from cl_framework.strategies.ties import TIES
 from cl_framework.strategies.weight_average import WeightAverage
@@ -228,7 +229,8 @@ def most_at_once(rule, folder, n_layers, n_experts, monkeypatch):
     return max(seen)
 
 
-@pytest.mark.parametrize("rule", [OPCM(), WeightAverage(), TIES(memory="current_anchor")])
+@pytest.mark.parametrize("rule", [OPCM(), WeightAverage(), TIES(memory="current_anchor"),
+                                  GCWM(memory="current_anchor", n_steps=2)])
 def test_no_more_than_a_layer_is_in_memory(tmp_path, monkeypatch, rule):
     counts = [most_at_once(rule, tmp_path, *size, monkeypatch) for size in ((3, 2), (3, 5), (9, 2))]
     assert counts[0] == counts[1] == counts[2] <= 8

@@ -19,6 +19,7 @@ from cl_framework.models import Head, Model
 from cl_framework.registry import load, plugins
 from cl_framework.state_dicts import merge_state_dicts
 from cl_framework.strategies.dare import DARE
+from cl_framework.strategies.gcwm import GCWM
 from cl_framework.strategies.magmax import MagMax
 from cl_framework.strategies.opcm import OPCM
 from cl_framework.strategies.task_arithmetic import TaskArithmetic
@@ -234,7 +235,8 @@ def peak(rule, n, monkeypatch):
     return max(seen)
 
 
-@pytest.mark.parametrize("rule", [OPCM(), TIES(memory="current_anchor"), WeightAverage()])
+@pytest.mark.parametrize("rule", [OPCM(), TIES(memory="current_anchor"), WeightAverage(),
+                                  GCWM(memory="current_anchor", n_steps=2)])
 def test_peak_memory_does_not_depend_on_the_number_of_experts(rule, monkeypatch, only_new_objects):
     few, many = (peak(rule, n, monkeypatch) for n in (2, 5))
     assert few == many > 0
@@ -329,10 +331,24 @@ def broken(change):
     (lambda base, expert: base["a.weight"].fill_(math.nan), "the base has values that are not finite in a.weight;"),
     (lambda base, expert: expert.update(base), "expert 2 is the base itself: it has learned nothing; leave it out"),
     (lambda base, expert: base.update({"a.bias": torch.ones(4).to(torch.float8_e4m3fn)}), "base has quantised weights"),
+    (lambda base, expert: expert.update({"a.weight": base["a.weight"].to("meta")}),
+     "expert 2 has no plain numbers in a.weight; load the weights onto a device"),
+    (lambda base, expert: base.update({"a.weight": base["a.weight"].to("meta")}), "the base has no plain numbers in a"),
+    (lambda base, expert: expert.update({"a.weight": base["a.weight"].to_sparse()}), "2 has no plain numbers in a.wei"),
 ])
 def test_bad_input_is_refused_with_its_reason(change, said):
     faults = broken(change)
     assert any(re.search(said, fault) for fault in faults), faults
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="takes a second device")
+@pytest.mark.parametrize("rule", [OPCM(), TIES(), GCWM(n_steps=2)])
+def test_experts_on_another_device_merge_on_that_of_the_base(rule):
+    base, experts = models()
+    elsewhere = [{name: value.cuda() for name, value in each.items()} for each in experts]
+    merged, expected = merge_state_dicts(rule, base, elsewhere), merge_state_dicts(rule, base, experts)
+    assert all(merged[name].device.type == "cpu" for name in base)
+    assert all(torch.equal(merged[name], expected[name]) for name in base)
 
 
 def test_quantised_codes_are_refused_and_shared_masks_are_not():

@@ -22,6 +22,7 @@ from cl_framework.update_geometry import (
 from cl_framework.update_masks import (
     changed,
     changed_in_bfloat16,
+    consensus,
     coverage,
     density,
     low_magnitude_mask,
@@ -255,3 +256,13 @@ def test_overlaps_of_equal_disjoint_and_independent_sets():
     swapped = overlap(second, first)
     assert (swapped.first, swapped.second, swapped.jaccard) == (ours.second, ours.first, ours.jaccard)
     assert math.isnan(overlap(torch.zeros_like(first), first).first)
+
+
+def test_the_consensus_of_runs_counts_entry_by_entry():
+    generator = torch.Generator().manual_seed(2)
+    masks = [torch.rand(6, 7, generator=generator) < 0.4 for _ in range(5)]
+    found = consensus(masks)
+    for i in range(6):
+        for j in range(7):
+            assert found[i, j] == sum(bool(mask[i, j]) for mask in masks) / 5
+    assert found.mean() == pytest.approx(sum(density(mask) for mask in masks) / 5)

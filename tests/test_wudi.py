@@ -10,7 +10,7 @@ from cl_framework.merging import Layer, Merger
 from cl_framework.protocol import run_stream
 from cl_framework.strategies.wudi import WUDI
 from cl_framework.toys import Toy, toy_model, toy_recipe
-from cl_framework.wudi import Interference, interference_loss, wudi
+from cl_framework.wudi import Interference, interference_loss, short_factor, wudi
 
 SHAPES = [(5, 7), (7, 5), (2, 17)]
 """The last one goes through the stacked updates."""
@@ -91,6 +91,45 @@ def test_the_loss_falls_at_every_step_and_not_below_its_minimum(shape):
     assert losses[-1] > loss(best, updates, WEIGHTS)
     close(Interference(updates, WEIGHTS).gradient(best - updates.sum(0)), torch.zeros(shape, dtype=torch.float64),
           atol=1e-9)
+
+
+def low_rank(n, rank=2, seed=0):
+    """Updates of adapters beside a layer of [30, 40]."""
+    return torch.stack([draw(30, rank, seed=seed + 2 * i) @ draw(rank, 40, seed=seed + 2 * i + 1) for i in range(n)])
+
+
+def test_updates_of_low_rank_take_the_same_steps_through_short_factors():
+    updates = low_rank(3)
+    assert [short_factor(update, 6).shape for update in updates] == [(2, 40)] * 3
+    offset = draw(30, 40, seed=9)
+    x = nn.Parameter(updates.sum(0) + offset)
+    loss(x, updates, WEIGHTS).backward()
+    found = Interference(updates, WEIGHTS)
+    close(found.gradient(offset), x.grad)
+    close(found.constant, Interference(torch.cat([updates, 0 * draw(12, 30, 40)]), [*WEIGHTS, *[1.0] * 12]).constant)
+    close(wudi(updates, WEIGHTS, n_steps=60, lr=1e-3), by_torch(updates, WEIGHTS, 60, 1e-3, 1e-8))
+    together = torch.stack([updates, low_rank(3, rank=3, seed=20)], 1)
+    assert short_factor(together[0], 6).shape == (2, 3, 40)
+    close(wudi(together, lr=1e-3)[1], wudi(together[:, 1], lr=1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rank", [1, 5, 6, 7, 30])
+def test_a_short_factor_has_the_geometry_to_rounding_or_is_the_update(dtype, rank):
+    update = low_rank(1, rank)[0].to(dtype)
+    factor, gram = short_factor(update, 6), update.double().mT @ update.double()
+    assert len(factor) == (rank if rank <= 6 else 30)
+    eps = torch.finfo(dtype).eps
+    assert (factor.double().mT @ factor.double() - gram).norm() <= 3 * eps * update.double().square().sum()
+    assert torch.equal(factor, short_factor(update, 6))
+    assert short_factor(torch.zeros_like(update), 6).shape == (0, 40)
+
+
+def test_rounding_of_weights_does_not_hide_that_an_update_is_of_low_rank():
+    base = 0.05 * draw(30, 40).float()
+    update = (base + 1e-3 * low_rank(1)[0].float()) - base
+    assert int((torch.linalg.svdvals(update.double()) > 1e-12).sum()) == 30
+    assert len(short_factor(update, 6)) == 2
 
 
 def test_many_small_steps_come_to_the_minimum():
