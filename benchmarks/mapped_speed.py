@@ -2,15 +2,12 @@
 
     python benchmarks/mapped_speed.py             # writes runs/reference/mapped_speed.json
 
-There is no loader with workers: a store may be a mapped file, whose pages come when rows are read and go when memory is
+There is no loader with workers: the data cache maps its files, and pages come when rows are read and go when memory is
 short. The file here is 1.5 times as large as the memory of the machine, and sparse, so that it takes no room on the
 disk: what is measured is the way through the mapping, to which a real disk adds its own time. Rows of the epoch lie
 evenly over the whole file. `mapped` finds its pages in the system's cache, `cold` is the first epoch, for which there
-are none; `cold_random` the same where the mapping is said to be read at random, so that no neighbours are read along.
-Pages that were read count as cache, not as memory of the process, so that is what is asked of the kernel: its
+are none. Pages that were read count as cache, not as memory of the process, so that is what is asked of the kernel: its
 anonymous bytes before and after.
-
-Whether a file of this size opens the way that the data cache opens its files is tried, too.
 """
 
 from __future__ import annotations
@@ -19,23 +16,20 @@ import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics,
 
 # isort: split
 import json
-import mmap
 import os
 import re
 import struct
 import tempfile
-import warnings
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from throughput import Watch
 from timing import in_turns, ratio, write
-from torch import Tensor
 
 from cl_framework.data import Dataset
+from cl_framework.mapped_arrays import mapped
 from cl_framework.models import MLP
 from cl_framework.protocol import build_model, run_stream
 from cl_framework.recipe import Recipe
@@ -65,18 +59,6 @@ def forgotten(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def mapped(path: Path, n: int, *, is_random: bool = False) -> Tensor:
-    """The rows as a tensor over a mapping that is only read."""
-    start = path.stat().st_size - n * int(np.prod(SHAPE))
-    with path.open("rb") as file:
-        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if is_random:
-        pages.madvise(mmap.MADV_RANDOM)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the tensor is not to be written to
-        return torch.frombuffer(pages, dtype=torch.uint8, offset=start).view(n, *SHAPE)
-
-
 def anonymous() -> int:
     """Bytes of this process that no file is behind."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -94,15 +76,6 @@ def learn(data: Dataset) -> float:
     return watch.seconds[0]
 
 
-def opens(path: Path) -> str:
-    """Whether the data cache's way of opening files takes one of this size: an empty string, or the system's words."""
-    try:
-        load_file(path)
-    except (OSError, RuntimeError) as error:
-        return str(error).replace(str(path), "FILE")
-    return ""
-
-
 def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
@@ -114,19 +87,16 @@ def main() -> None:
         resident = Dataset(torch.zeros(N_READ, *SHAPE, dtype=torch.uint8), y)
         learn(resident)
         before = anonymous()
-        cold = dict[str, float]()
-        for name, is_random in (("cold_random", True), ("cold", False)):
-            forgotten(path)
-            cold[name] = learn(Dataset(mapped(path, n, is_random=is_random), y, rows))
-        store = mapped(path, n)
+        forgotten(path)
+        store = mapped(path)["x"]
+        cold = learn(Dataset(store, y, rows))
         seconds = in_turns({"mapped": lambda: learn(Dataset(store, y, rows)), "resident": lambda: learn(resident)},
                            REPEATS)
         write("mapped_speed", {
             "memory_bytes": memory, "file_bytes": path.stat().st_size, "rows_of_the_file": n, "rows_read": N_READ,
             "batch_size": BATCH_SIZE, "repeats": REPEATS, "mapped_over_resident": ratio(seconds, "mapped", "resident"),
-            **{f"{name}_over_resident": round(taken / median(seconds["resident"]), 2) for name, taken in cold.items()},
-            "growth_over_file_bytes": round((anonymous() - before) / path.stat().st_size, 5),
-            "refused_as_cache_file": opens(path)})
+            "cold_over_resident": round(cold / median(seconds["resident"]), 2),
+            "growth_over_file_bytes": round((anonymous() - before) / path.stat().st_size, 5)})
 
 
 if __name__ == "__main__":

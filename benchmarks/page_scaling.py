@@ -167,7 +167,7 @@ def on_paper(folder: Path) -> list[str]:
 def tried(folder: Path) -> list[str]:
     """What was measured and left as it is."""
     lines = list[str]()
-    small, mapped, gcwm = (read(folder, name) for name in ("tried_speed", "mapped_speed", "gcwm_speed"))
+    small, gcwm = (read(folder, name) for name in ("tried_speed", "gcwm_speed"))
     seeds = read(folder, "vector_speed")
     if small is not None:
         best = min(found["median"] for found in small["chunks"].values())
@@ -177,10 +177,6 @@ def tried(folder: Path) -> list[str]:
                   f"over that of {small['chunk']}: {sizes}. The best would gain "
                   f"{100 * (1 - best):.0f} %, and larger ones let a run that is stopped end later.",
                   f"- Other forms of SGD in a bare loop, time over the fused one: {forms}."]
-    if mapped is not None:
-        lines.append("- Telling the system that a mapped file is read at random: the first epoch takes "
-                     f"{mapped['cold_random_over_resident']:.2f} x the time of rows in memory with it and "
-                     f"{mapped['cold_over_resident']:.2f} x without.")
     if gcwm is not None:
         found = gcwm["layers_of_one_shape"]
         lines.append("- Layers of one shape side by side in `gcwm`, as one batched product: "

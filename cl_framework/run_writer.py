@@ -26,6 +26,8 @@ from cl_framework.types import Phase, StreamInfo
 
 _MOST_DIGITS = 18
 
+_STEP = ("stream_step", "experience", "epoch", "loss")
+
 _OWN_FILES = frozenset({"summary.json", "environment.json", "diagnostics.json"})
 """Files of a run folder that no document of a strategy may replace."""
 
@@ -42,22 +44,22 @@ class Writer(Observer):
 
     def __init__(self, folder: RunFolder, every: int) -> None:
         self._folder, self._path, self._every = folder, folder.path, every
-        self._steps: list[list[str]] = []
+        self._steps: list[tuple[int, str]] = []
         self._seen: dict[int, Seen] = {}
         self._record: StreamRecord | None = None
-        self._rows: list[tuple[object, ...]] = []
+        self._rows: list[str] = []
 
     def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Drop what a killed run wrote beyond its last checkpoint."""
-        self._steps = [row for row in self._lines("steps.csv") if len(row) == 4 and _is_count(row[0])
-                       and int(row[0]) <= cursor.stream_step]
+        self._steps = [step for row in self._lines("steps.csv") if (step := _step(row)) is not None
+                       and step[0] <= cursor.stream_step]
         self._seen = {int(row[0]): Seen(unguarded(row[1]) or None, int(row[2]))
                       for row in self._lines("experiences.csv") if len(row) == len(COLUMNS) + 1
                       and _is_count(row[0]) and _is_count(row[2])}
         self._record, self._rows = record, []
         _SEEN[record] = self._seen
         write_atomic(self._path / "metrics.jsonl", "".join(_line(record, index) for index in range(record.n_done)))
-        self._write_table("accuracy.csv", record.rows())
+        write_atomic(self._path / "accuracy.csv", as_csv(record.rows()))
         self._write_experiences()
         self._write_steps()
 
@@ -77,12 +79,12 @@ class Writer(Observer):
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Note the mean loss of a chunk, now and then; a second time changes nothing."""
-        while self._steps and int(self._steps[-1][0]) > cursor.stream_step:  # a `train` call began anew
+        while self._steps and self._steps[-1][0] > cursor.stream_step:  # a `train` call began anew
             self._steps.pop()
-        noted = int(self._steps[-1][0]) if self._steps else 0
+        noted = self._steps[-1][0] if self._steps else 0
         if noted < cursor.stream_step and passes(cursor, len(losses), self._every):
-            place = (cursor.stream_step, cursor.experience, cursor.epoch)
-            self._steps.append([*(str(value) for value in place), repr(sum(losses) / len(losses))])
+            row = (cursor.stream_step, cursor.experience, cursor.epoch, sum(losses) / len(losses))
+            self._steps.append((cursor.stream_step, as_csv([row])))
 
     def saving(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Losses up to a checkpoint are on the disk before it is."""
@@ -113,16 +115,16 @@ class Writer(Observer):
     def _write_experiences(self) -> None:
         assert self._record is not None
         for each in figures_of(self._record, self._seen, len(self._rows)):
-            self._rows.append((len(self._rows), *astuple(each)))
+            self._rows.append(as_csv([(len(self._rows), *astuple(each))]))
         begun = [(index, *seen, *[""] * (len(COLUMNS) - 2)) for index, seen in sorted(self._seen.items())
                  if index >= len(self._rows)]
-        self._write_table("experiences.csv", [("experience", *COLUMNS), *self._rows, *begun])
+        self._write_table("experiences.csv", ("experience", *COLUMNS), [*self._rows, as_csv(begun)])
 
     def _write_steps(self) -> None:
-        self._write_table("steps.csv", [("stream_step", "experience", "epoch", "loss"), *self._steps])
+        self._write_table("steps.csv", _STEP, [line for _, line in self._steps])
 
-    def _write_table(self, name: str, rows: Sequence[Sequence[object]]) -> None:
-        write_atomic(self._path / name, as_csv(rows))
+    def _write_table(self, name: str, columns: Sequence[str], lines: Sequence[str]) -> None:
+        write_atomic(self._path / name, as_csv([columns]) + "".join(lines))
 
 
 def _line(record: StreamRecord, index: int) -> str:
@@ -163,6 +165,16 @@ def _changed(job: Job) -> dict[str, Any]:
         found |= {f"{name}.{key}": value for key, value in job.tree["strategy"][name].items() if key not in defaults or
                   defaults[key] != value}
     return found
+
+
+def _step(row: Sequence[str]) -> tuple[int, str] | None:
+    """A line of steps.csv and its step; None where it is damaged."""
+    if len(row) != len(_STEP) or not all(map(_is_count, row[:3])):
+        return None
+    try:
+        return int(row[0]), as_csv([(*map(int, row[:3]), float(unguarded(row[3])))])
+    except ValueError:
+        return None
 
 
 def _is_count(text: str) -> bool:

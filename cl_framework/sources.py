@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cl_framework.errors import ClfError, DataError
 from cl_framework.files import write_json
+from cl_framework.mapped_arrays import mapped
 from cl_framework.places import Folder, Place
 from cl_framework.plain_files import from_json, read_json
 
@@ -235,7 +235,7 @@ class Source:
         try:
             with safe_open(self.cache_file, "pt") as file:
                 recorded = from_json((file.metadata() or {}).get("sha256", "{}"))
-            tensors = load_file(self.cache_file)
+            tensors = mapped(self.cache_file)
             expected = {part: {**recorded, **self.sha256}[part] for part in PARTS}
             found = {part: tensors[part].numpy() for part in PARTS}
             images = ImageSet(**{part: tensors[part] for part in PARTS}, digest=_combined(expected))

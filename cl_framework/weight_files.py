@@ -41,7 +41,7 @@ def digest_of(path: Path) -> str:
                 pass
         elif content.startswith(b"PK") and not zipfile.is_zipfile(path):
             raise ValueError("it is cut short")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
         raise _unreadable(path, error) from None
     return hashlib.sha256(content).hexdigest()
 
