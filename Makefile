@@ -5,7 +5,7 @@ ARGS ?= scenario=split_digits strategy=naive,psmt,joint
 BENCHMARKS ?= throughput rehearsal_speed evaluation_speed augmentation_speed startup_speed memory_peak mapped_speed \
 	vector_speed merging_speed gcwm_speed adaptation_speed tried_speed disk_use scaling
 
-.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging fast-slow kills fuzz bench page site clean
+.PHONY: help train test check reference reproduce protocol adaptation adaptation-cost merging fast-slow kills soak services fuzz bench page site clean
 .DEFAULT_GOAL := help
 
 help:  ## this text
@@ -46,8 +46,9 @@ adaptation: .venv/ready  ## test-time adaptation on corrupted Fashion-MNIST and 
 adaptation-cost: .venv/ready  ## time and peak memory of adaptation beside the frozen source (minutes)
 	@$(BIN)/python benchmarks/adaptation_cost.py
 
-merging: .venv/ready  ## merging on MiniLM and EfficientNet-lite0 (hours on two cores; goes on)
+merging: .venv/ready  ## merging on MiniLM, EfficientNet-lite0 and SmolLM2 (hours on two cores; goes on)
 	@for stream in text vision; do $(BIN)/python benchmarks/merging.py $$stream; done
+	@$(BIN)/python benchmarks/merging_language.py
 
 fast-slow: .venv/ready  ## fast and slow weights on tiny_lm and SmolLM2 (minutes, then hours on two cores; goes on)
 	@for tier in tiny smollm2; do $(BIN)/python benchmarks/fast_slow.py $$tier; done
@@ -57,7 +58,13 @@ kills: .venv/ready  ## 200 runs killed at random moments, signals, and faults of
 	@$(BIN)/python benchmarks/faults/kills_commands.py
 	@$(BIN)/python benchmarks/faults/storage.py
 
-fuzz: .venv/ready  ## 100,000 command lines and 21,000 damaged files
+soak: .venv/ready  ## 2,000 experiences online: does memory, time or a handle grow?
+	@$(BIN)/python benchmarks/faults/soak.py
+
+services: .venv/ready  ## W&B servers that are gone, slow, rejecting, or die on the way
+	@$(BIN)/python benchmarks/faults/services.py
+
+fuzz: .venv/ready  ## the next thousand command lines and the next thousand damaged files
 	@$(BIN)/python benchmarks/faults/fuzz_commands.py
 	@$(BIN)/python benchmarks/faults/fuzz_files.py
 
@@ -68,9 +75,10 @@ site: .venv/ready  ## the documentation as pages for the browser: docs/_site/ind
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r docs/requirements.lock
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_site/.doctrees docs docs/_site
 
-page: .venv/ready  ## docs/results.md and docs/performance.md from the records in runs/reference
+page: .venv/ready  ## the tables and pictures of the documentation from the records in runs/reference
 	@$(BIN)/python benchmarks/page.py
 	@$(BIN)/python benchmarks/page_performance.py
+	@$(BIN)/python benchmarks/faults/reliability_page.py
 
 clean:  ## remove the environment
 	rm -rf .venv

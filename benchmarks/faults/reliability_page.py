@@ -1,4 +1,4 @@
-"""Puts the tables of kills, signals and storage into docs/reliability.md, from the records in runs/reference.
+"""Puts the tables of kills, signals, storage, soak and fuzzing into the pages, from the records in runs/reference.
 
     python benchmarks/faults/reliability_page.py
 """
@@ -14,7 +14,7 @@ from cl_framework.files import write_atomic
 from cl_framework.plain_files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE, SECURITY = ROOT / "docs" / "reliability.md", ROOT / "docs" / "security.md"
 _RIGHT = " | ---: | ---: | ---: |"
 
 
@@ -48,6 +48,41 @@ def storage(record: dict[str, Any]) -> list[str]:
     return [*lines, "", _made(record)]
 
 
+def soak(record: dict[str, Any]) -> list[str]:
+    """What a long run holds, and whether it grows."""
+    found = record["results"]
+    memory, cpu, whole = found["resident_bytes"], found["cpu_seconds"], found["cpu_seconds_with_evaluation_of_all"]
+    rows = {"experiences": f"{found['n_experiences']:,}, the first {found['warm_up']:,} are warm-up",
+            "resident memory": f"{memory['after_warm_up'] / 2**20:.0f} MiB after the warm-up, "
+                               f"{memory['at_the_end'] / 2**20:.0f} at the end; {_slope(memory, 1 / 1024, 'KiB')}",
+            "open files": f"{found['open_files']['least']} to {found['open_files']['most']}",
+            "threads": f"{found['threads']['least']} to {found['threads']['most']}",
+            "processor time": f"{1000 * cpu['first_tenth']:.0f} ms an experience in the first tenth, "
+                              f"{1000 * cpu['last_tenth']:.0f} in the last; {_slope(cpu, 1e6, 'us')}"}
+    lines = ["| what | measured |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows.items())]
+    return [*lines, "", f"Every {found['evaluate_every']} experiences all are evaluated, which takes "
+            f"{whole['first']:.1f} s of the processor at first and {whole['last']:.1f} s at the end. {_made(record)}"]
+
+
+def _slope(fitted: dict[str, float], factor: float, unit: str) -> str:
+    return (f"slope {factor * fitted['per_experience']:.2f} +- {factor * fitted['error_95']:.2f} {unit} an experience "
+            "(95 %)")
+
+
+def fuzzing(commands: dict[str, Any], files: dict[str, Any]) -> list[str]:
+    """How nearly valid inputs ended."""
+    ends = Counter[str]()
+    for outcome, n in files["outcomes"].items():
+        ends[outcome.rpartition(": ")[2]] += n
+    exits = commands["outcomes"]
+    told = {"command lines": (commands, f"{exits['exit 2']:,} refused, {exits['exit 0']:,} done, {exits['exit 1']:,} "
+                              "with status 1: the work would begin, or the system refused"),
+            "files": (files, f"{ends['refused']:,} refused, {ends['read']:,} read")}
+    return ["| fuzzer | inputs | how they ended | found in the last run | slowest |", "| --- | ---: | --- | ---: | ---: |",
+            *(f"| {name} | {record['tried']:,} | {text} | {len(record['findings'])} | {record['slowest_seconds']:.2f} s |"
+              for name, (record, text) in told.items())]
+
+
 def _sum(rows: Sequence[dict[str, Any]], name: str) -> int:
     return sum(row[name] for row in rows)
 
@@ -69,11 +104,14 @@ def filled(text: str, name: str, lines: Sequence[str]) -> str:
 def main() -> None:
     """Write each table whose record is there."""
     text = PAGE.read_text()
-    for made in (kills, signals, storage):
-        place = ROOT / "runs" / "reference" / f"{made.__name__}.json"
+    records = ROOT / "runs" / "reference"
+    for made in (kills, signals, storage, soak):
+        place = records / f"{made.__name__}.json"
         if place.exists():
             text = filled(text, made.__name__, made(read_json(place)))
     write_atomic(PAGE, text)
+    both = [read_json(records / f"{name}.json") for name in ("fuzz_commands", "fuzz_files")]
+    write_atomic(SECURITY, filled(SECURITY.read_text(), "fuzzing", fuzzing(*both)))
 
 
 if __name__ == "__main__":
