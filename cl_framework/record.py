@@ -5,6 +5,7 @@ R[i, j] is the accuracy on experience j after learning experience i, both from 0
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -129,7 +130,7 @@ class StreamRecord:
             "n_experiences": self.n_experiences, "n_rounds": self.n_rounds, "n_parameters": self.n_parameters,
             "memory_bytes": self.memory_bytes,
             "joint": None if self.joint is None else self.joint.clone(),
-            "strategy_metrics": [dict(metrics) for metrics in self.strategy_metrics],
+            "strategy_metrics": json.dumps(self.strategy_metrics),  # torch would look at each of thousands
             "skipped_steps": list(self.skipped_steps), "resets": self.resets,
             **packed({name: vars(self)[name] for name in _TENSORS}),
         }
@@ -140,7 +141,7 @@ class StreamRecord:
         state = unpacked(state)
         record = cls(n_experiences=state["n_experiences"], n_rounds=state["n_rounds"], joint=state["joint"],
                      n_parameters=state["n_parameters"], memory_bytes=state["memory_bytes"],
-                     strategy_metrics=[dict(metrics) for metrics in state["strategy_metrics"]],
+                     strategy_metrics=_figures(state["strategy_metrics"]),
                      skipped_steps=[int(step) for step in state.get("skipped_steps", [])],
                      resets=int(state.get("resets", 0)))
         if not isinstance(record.joint, Tensor | None):
@@ -154,6 +155,14 @@ class StreamRecord:
                                  f"{tuple(vars(record)[name].shape)}, got {tuple(value.shape)}")
             vars(record)[name] = value.clone()
         return record
+
+
+def _figures(saved: Any) -> list[dict[str, float]]:
+    """The figures of a strategy from a checkpoint; earlier ones hold them as a list."""
+    found = json.loads(saved) if isinstance(saved, str) else saved
+    if not isinstance(found, list):
+        raise ValueError(f"the strategy's figures are {found!r}, expected a list")
+    return [dict(metrics) for metrics in found]
 
 
 class Accuracies(NamedTuple):
