@@ -78,9 +78,12 @@ def fuzzing(commands: dict[str, Any], files: dict[str, Any]) -> list[str]:
     told = {"command lines": (commands, f"{exits['exit 2']:,} refused, {exits['exit 0']:,} done, {exits['exit 1']:,} "
                               "with status 1: the work would begin, or the system refused"),
             "files": (files, f"{ends['refused']:,} refused, {ends['read']:,} read")}
-    return ["| fuzzer | inputs | how they ended | found in the last run | slowest |", "| --- | ---: | --- | ---: | ---: |",
-            *(f"| {name} | {record['tried']:,} | {text} | {len(record['findings'])} | {record['slowest_seconds']:.2f} s |"
-              for name, (record, text) in told.items())]
+    lines = ["| fuzzer | inputs | how they ended | found in the last run | slowest |",
+             "| --- | ---: | --- | ---: | ---: |"]
+    for name, (record, text) in told.items():
+        n_found, slowest = len(record["findings"]), record["slowest_seconds"]
+        lines.append(f"| {name} | {record['tried']:,} | {text} | {n_found} | {slowest:.2f} s |")
+    return lines
 
 
 def _sum(rows: Sequence[dict[str, Any]], name: str) -> int:
