@@ -21,8 +21,9 @@ from cl_framework.errors import ConfigError
 from cl_framework.files import write_atomic
 from cl_framework.ranks import cliques, rank_agreement
 
-_METADATA: Mapping[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-"""The suffixes that there are, and what makes two equal pictures differ."""
+_METADATA: Mapping[str, dict[str, None]] = {
+    ".png": {}, ".svg": dict.fromkeys(("Date", "Creator", "Format", "Type")), ".pdf": {"CreationDate": None}}
+"""The suffixes that there are, and what is left out: dates, and a block of addresses that nothing reads."""
 _BETTER: tuple[str, LineStyleType] = ("#0072B2", "-")
 _WORSE: tuple[str, LineStyleType] = ("#D55E00", (0, (5, 2)))
 _SAME: tuple[str, LineStyleType] = ("0.5", (0, (1, 1.5)))
