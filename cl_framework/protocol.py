@@ -19,6 +19,7 @@ from cl_framework.data import Dataset, TestSet
 from cl_framework.errors import Diverged
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
+from cl_framework.garbage import set_aside
 from cl_framework.hardware import Hardware, quiet_lightning, repeatable
 from cl_framework.learner import finite_weights
 from cl_framework.metrics import AccuracyMatrix, StreamRecord
@@ -61,7 +62,7 @@ def run_stream(strategy: Strategy, stream: Stream, model: Model, *, recipe: Reci
         ConfigError: strategy, recipe and stream do not go together.
         Diverged: loss or weights are no longer finite.
     """
-    with seeding.untouched(), quiet_lightning():
+    with seeding.untouched(), quiet_lightning(), set_aside():
         run = _Run(strategy, stream, model, recipe or Recipe(), seed, hardware or Hardware(), vault,
                    observer or Observer())
         with repeatable(run.device):

@@ -1,0 +1,84 @@
+"""What only cycles hold is given back while a run goes on, and the collector is afterwards as it was."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from cl_framework.garbage import set_aside
+from cl_framework.observer import Observer
+from cl_framework.protocol import run_stream
+from cl_framework.strategy import Strategy
+from cl_framework.toys import Toy, toy_model, toy_recipe
+
+
+class Trainer:
+    """As Lightning's: it holds a tensor, and itself."""
+
+    def __init__(self) -> None:
+        self.loop, self.tensor = self, torch.zeros(1)
+
+
+@pytest.fixture(autouse=True)
+def _thawed() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+def _most_waiting(n: int) -> int:
+    """How many trainers were alive at once, of n that were made and dropped."""
+    alive = set[weakref.ref[Trainer]]()
+    most = 0
+    for _ in range(n):
+        alive.add(weakref.ref(Trainer(), alive.discard))
+        most = max(most, len(alive))
+    return most
+
+
+def test_cycles_do_not_wait_for_a_quarter_of_all_that_was_imported() -> None:
+    with set_aside():
+        assert _most_waiting(100_000) < 20_000  # 700 * 10 * 10 objects between two collections, of two each and a set
+
+
+def test_a_later_collection_sees_again_what_was_set_aside() -> None:
+    trainer = Trainer()
+    seen = weakref.ref(trainer)
+    with set_aside():
+        del trainer
+        gc.collect()
+        assert seen() is not None
+    gc.collect()
+    assert seen() is None
+
+
+def test_what_somebody_else_has_set_aside_stays_so() -> None:
+    gc.freeze()
+    count = gc.get_freeze_count()
+    with set_aside():
+        assert gc.get_freeze_count() == count
+    assert gc.get_freeze_count() == count
+
+
+def test_it_is_undone_after_an_error_and_a_second_one_within_changes_nothing() -> None:
+    with pytest.raises(ValueError, match="within"), set_aside(), set_aside():
+        assert gc.get_freeze_count()
+        raise ValueError("within")
+    assert not gc.get_freeze_count()
+
+
+def test_a_run_sets_aside_what_is_there_and_undoes_it() -> None:
+    counts = list[int]()
+
+    class Look(Observer):
+        def evaluated(self, index, record, own):
+            counts.append(gc.get_freeze_count())
+
+    stream = Toy(n_train=20).open()
+    run_stream(Strategy(), stream, toy_model(stream), recipe=toy_recipe(), observer=Look())
+    assert counts and all(counts)
+    assert not gc.get_freeze_count()
