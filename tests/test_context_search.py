@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from double_contexts import contexts_of, in_double
 
 from cl_framework.models import MLP
 from cl_framework.protocol import build_model
@@ -26,30 +27,10 @@ def _ready(setting=Setting.CLASS):
     return model, stream[0].train
 
 
-class _Double(torch.nn.Module):
-    """What the network sees, in float64."""
-
-    def __init__(self, preprocess):
-        super().__init__()
-        self.preprocess = preprocess
-
-    def forward(self, raw):
-        return self.preprocess(raw).double()
-
-
-def _in_double(model):
-    model.preprocess = _Double(model.preprocess)
-    return model.double()
-
-
-def _contexts(k, n, seed=0):
-    return torch.randn(k, 2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 # contexts
 
 def test_a_context_scales_and_shifts_and_the_seed_changes_nothing_to_the_bit():
-    features, contexts = torch.randn(5, 3, dtype=torch.float64), _contexts(2, 3)
+    features, contexts = torch.randn(5, 3, dtype=torch.float64), contexts_of(2, 3)
     found = modulated(features, contexts)
     for k, b, d in itertools.product(range(2), range(5), range(3)):
         expected = (1 + contexts[k, 0, d]) * features[b, d] + contexts[k, 1, d]
@@ -61,8 +42,8 @@ def test_a_context_scales_and_shifts_and_the_seed_changes_nothing_to_the_bit():
 @pytest.mark.parametrize("setting", [Setting.CLASS, Setting.TASK])
 def test_scores_are_probabilities_of_the_right_class(setting):
     model, rows = _ready(setting)
-    _in_double(model)
-    context = _contexts(1, 6)[0]
+    in_double(model)
+    context = contexts_of(1, 6)[0]
     batch = next(rows.batches(len(rows)))
     with torch.no_grad():
         hidden = model.body(model.eval().preprocess(batch.raw)) * (1 + context[0]) + context[1]
@@ -182,7 +163,7 @@ def test_the_best_context_is_never_below_the_seed_and_mostly_above(search):
 
 def test_a_step_on_a_context_is_that_of_the_closed_form():
     model, rows = _ready()
-    _in_double(model)
+    in_double(model)
     anchors, a = Anchors(model, rows), len(rows)
     rules = dataclasses.replace(RULES, n_kept=1, minibatch=a, budget=a)
     pool = tuned(torch.zeros(1, 2, 6, dtype=torch.float64), anchors, rules, torch.Generator())

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from double_contexts import contexts_of, in_double
 
 from cl_framework import Recipe, run_stream
 from cl_framework.chain import Chain
@@ -45,35 +46,15 @@ def _ready(strategy, setting=Setting.CLASS, architecture=None):
     return model, stream[0].train
 
 
-class _Double(torch.nn.Module):
-    """What the network sees, in float64."""
-
-    def __init__(self, preprocess):
-        super().__init__()
-        self.preprocess = preprocess
-
-    def forward(self, raw):
-        return self.preprocess(raw).double()
-
-
-def _in_double(model):
-    model.preprocess = _Double(model.preprocess)
-    return model.double()
-
-
-def _contexts(k, n, seed=0):
-    return torch.randn(k, 2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 # the slow loss
 
 @pytest.mark.parametrize("setting", [Setting.CLASS, Setting.TASK])
 def test_the_slow_loss_is_cross_entropy_averaged_over_contexts(setting):
     strategy = FastSlowContext(**STILL)
     model, rows = _ready(strategy, setting)
-    _in_double(model)
+    in_double(model)
     model.observe((3, 4), None if setting is Setting.CLASS else 1)
-    strategy._population = contexts = _contexts(3, 6)
+    strategy._population = contexts = contexts_of(3, 6)
     batch = next(rows.batches(7))
     batch = batch._replace(x=model.preprocess(batch.raw))
     output = model(batch.x)
@@ -88,7 +69,7 @@ def test_the_slow_loss_is_cross_entropy_averaged_over_contexts(setting):
 def test_a_dropped_row_is_learned_without_a_context_and_jitter_moves_contexts():
     strategy = FastSlowContext(dropout=1.0)
     model, rows = _ready(strategy)
-    strategy._population = _contexts(2, 6).float()
+    strategy._population = contexts_of(2, 6).float()
     batch = next(rows.batches(5))
     output = model(model.preprocess(batch.raw))
     assert torch.allclose(strategy.loss(model, batch, output), model.loss(batch, output))
