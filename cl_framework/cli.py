@@ -31,7 +31,7 @@ clf VERB {KEY=VALUES}        continual-learning experiments
   clf report runs=PATH out=report.html                      a page for the browser, in one file
   clf report runs=PATH experiment=hsu2018                   the same beside published numbers
   clf diagnose run=PATH [out=picture.png]                   what updates did to the weights, and forgetting
-  clf list [kind=strategy|scenario|model|metric|dataset|experiment]    what there is
+  clf list [kind=strategy|scenario|model|metric|dataset|experiment|protocol]    what there is
   clf show strategy=er                                      what one is, and its fields
   clf check strategy=er                                     hold a plugin against its contract
   clf check protocol=PATH                                   hold a protocol record against its 15 rules

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cl_framework.errors import ClfError
 from cl_framework.listing import SECTIONS, Card, Field, describe
-from cl_framework.presets import headline, preset_names
+from cl_framework.presets import NAMED, headline, preset_names
 from cl_framework.registry import GROUPS, find, plugins
 
 Options = Sequence[tuple[str, str]]
@@ -25,7 +25,7 @@ _WORDS = {"phase": ("single", "tuning", "evaluation"), "launcher": ("sequential"
 _WORDS_OF_VERB = {
     ("report", "format"): ("text", "json", "csv", "markdown", "html", "latex", "png"),
     ("diagnose", "format"): ("text", "json", "csv"),
-    ("list", "kind"): (*GROUPS, "experiment"), ("new", "kind"): ("strategy", "scenario", "metric", "model"),
+    ("list", "kind"): (*GROUPS, *NAMED), ("new", "kind"): ("strategy", "scenario", "metric", "model"),
     ("show", "train"): ("recipe",), ("show", "trainer"): ("hardware",), ("show", "track"): ("tracking",),
     ("show", "search"): ("search",), ("dashboard", "mode"): ("auto", "online", "offline")}
 _PLUGINS = {**dict(zip(GROUPS, GROUPS, strict=True)), "get": "dataset", "against": "strategy"}

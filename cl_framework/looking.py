@@ -107,16 +107,16 @@ def diagnose_verb(command: Command) -> int:
 def list_verb(command: Command) -> int:
     """What there is, by kind."""
     from cl_framework.listing import describe
-    from cl_framework.presets import headline, preset_names
+    from cl_framework.presets import NAMED, headline, preset_names
 
     given = take(command, ["kind"])
     kind = str(given["kind"]) if "kind" in given else None
-    if kind == "experiment":
+    if kind in NAMED:
         for name in preset_names(kind):
             print(f"  {name:36} {headline(kind, name)}")
         return 0
     if kind is not None and kind not in GROUPS:
-        raise ConfigError(unknown("kind", kind, [*GROUPS, "experiment"]))
+        raise ConfigError(unknown("kind", kind, [*GROUPS, *NAMED]))
     for group in GROUPS if kind is None else [kind]:
         print(f"{group}=")
         lines = {name: f"BROKEN: {reason}" for name, reason in contested(group).items()}
@@ -130,7 +130,8 @@ def list_verb(command: Command) -> int:
             print(f"  {name:30} {lines[name]}")
         print()
     if kind is None:
-        print(f"experiment=\n  {len(preset_names('experiment'))} presets: clf list kind=experiment")
+        for group in NAMED:
+            print(f"{group}=\n  {len(preset_names(group))} presets: clf list kind={group}\n")
     return 0
 
 

@@ -26,6 +26,9 @@ from cl_framework.plain_files import from_yaml
 Flat = dict[str, Any]
 """Dotted keys and their values."""
 
+NAMED = ("experiment", "protocol")
+"""Groups of presets that a command line names."""
+
 _SHARED = "_shared"
 
 

@@ -261,6 +261,13 @@ def test_list_and_show(here, capsys):
     assert clf("show", "train=recipe") == 0 and "train.batch_size" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("kind", "name"), [("experiment", "online"), ("protocol", "gtep/cifar50")])
+def test_presets_are_listed_with_the_command_that_uses_them(here, capsys, kind, name):
+    assert clf("list", f"kind={kind}") == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert all(" clf " in line for line in lines.values()) and f"{kind}={name}" in lines[name]
+
+
 def test_check_prints_each_outcome(here, capsys):
     assert clf("check", "metric=forgetting_max") == 0
     assert "6 of 6 checks hold" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def shell(tmp_path, monkeypatch):
     ("clf tune search.trials=3 search.tri", []),
     ("clf new st", ["strategy"]),
     ("clf new strategy na", ["name="]),
-    ("clf list kind=e", ["kind=experiment"]),
+    ("clf list kind=e", ["kind=experiment"]), ("clf list kind=p", ["kind=protocol"]),
     ("clf data get=mni", ["get=mnist"]),
     ("clf completion shell=", ["shell=bash", "shell=zsh", "shell=fish"]),
     ("clf nothing a", []), ("clf train zzz=", []), ("clf train strategy=nobody strategy.", []),

@@ -203,6 +203,9 @@ def test_tables_of_an_earlier_process_may_hold_anything(tmp_path):
         stream = Toy().open()
         run_stream(Strategy(), stream, toy_model(stream), recipe=toy_recipe(epochs=1),
                    observer=Writer(RunFolder(tmp_path), 1))
+        lines = (tmp_path / "steps.csv").read_text().splitlines()
+        assert lines[0].startswith("stream_step") and lines[1:]
+        assert all(len(line) < 100 and line.isascii() for line in lines)
 
 
 def test_pictures_stay_in_their_folder(tmp_path):
