@@ -5,7 +5,7 @@ keys. What is kept is then a function of all rows ever seen, however they were c
 
 - *reservoir* keeps the smallest keys: a uniform sample without replacement of all rows seen, which is the distribution
   of reservoir sampling (Vitter, ACM TOMS 1985, algorithm R; the key form is Efraimidis & Spirakis, IPL 2006, with
-  equal weights).
+  equal weights). Once it is full a heap holds the largest key on top, so that an offer of n rows takes n log(capacity).
 - *class_balanced* ranks the keys within each class and keeps rows by (rank, key). Classes get equal quotas as far as
   they have rows, the rest goes to those that have more (water filling), and the rows of each class are a uniform
   sample of what was seen of it. With a capacity below the number of classes, a class has at most one row; which
@@ -15,6 +15,7 @@ keys. What is kept is then a function of all rows ever seen, however they were c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import heapify, heappop, heappush
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,6 +64,7 @@ class Buffer:
         self._size = 0
         self._keys = _allocated((capacity,), torch.float64, torch.device("cpu"))
         self._columns: dict[str, Tensor] = {}
+        self._largest: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
         return self._size
@@ -94,16 +96,12 @@ class Buffer:
         keys = torch.rand(n, dtype=torch.float64, generator=self._generator)
         if not self._columns:
             self._allocate(columns)
-        size = self._size
-        if self.policy == "reservoir" and size == self.capacity and keys.min() > self._keys.max():
-            return
-        kept = self._kept(torch.cat([self._keys[:size], keys]), y)
-        accepted = kept[size:].nonzero().squeeze(1)
+        if self.policy == "reservoir" and self._size == self.capacity:
+            accepted, slots = self._exchanged(keys)
+        else:
+            accepted, slots = self._sorted_out(keys, y)
         if len(accepted) == 0:
             return
-        self._size = min(size + n, self.capacity)
-        freed = (~kept[:size]).nonzero().squeeze(1)
-        slots = torch.cat([freed, torch.arange(size, self._size)])
         self._keys[slots] = keys[accepted]
         for name, store in self._columns.items():
             rows = columns[name].detach().index_select(0, accepted.to(columns[name].device))
@@ -151,12 +149,40 @@ class Buffer:
         size = len(state["keys"])
         if size > self.capacity:
             raise ConfigError(f"the saved buffer holds {size} rows, but this one has a capacity of {self.capacity}")
-        self._size, self.n_seen, self._columns = size, state["n_seen"], {}
+        self._size, self.n_seen, self._columns, self._largest = size, state["n_seen"], {}, []
         self._generator.set_state(state["generator"].cpu())
         self._keys[:size] = state["keys"].cpu()
         self._allocate({name: rows.to(device or rows.device) for name, rows in state["columns"].items()})
         for name, store in self._columns.items():
             store[:size] = state["columns"][name]
+
+    def _exchanged(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Which arriving rows enter a full reservoir, and their places: the smallest takes that of the largest key, and
+        so on, as long as it is smaller."""
+        if not self._largest:
+            self._largest = [(-key, place) for place, key in enumerate(self._keys.tolist())]
+            heapify(self._largest)
+        arriving, entering, freed = keys.tolist(), list[int](), list[int]()
+        top = -self._largest[0][0]
+        for key, row in sorted((key, row) for row, key in enumerate(arriving) if key < top):
+            if not self._largest or key >= -self._largest[0][0]:
+                break
+            entering.append(row)
+            freed.append(heappop(self._largest)[1])
+        entering.sort()
+        freed.sort()
+        for row, place in zip(entering, freed, strict=True):
+            heappush(self._largest, (-arriving[row], place))
+        return torch.tensor(entering, dtype=torch.int64), torch.tensor(freed, dtype=torch.int64)
+
+    def _sorted_out(self, keys: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Which arriving rows enter, and their places, by the order of all keys."""
+        size = self._size
+        kept = self._kept(torch.cat([self._keys[:size], keys]), y)
+        accepted = kept[size:].nonzero().squeeze(1)
+        self._size = min(size + len(keys), self.capacity)
+        freed = (~kept[:size]).nonzero().squeeze(1)
+        return accepted, torch.cat([freed, torch.arange(size, self._size)])
 
     def _kept(self, keys: Tensor, y: Tensor) -> Tensor:
         """Which of the stored and the arriving rows stay, bool [size + n]."""

@@ -89,6 +89,21 @@ def test_what_is_kept_does_not_depend_on_the_batches(policy):
     assert len({tuple(kept_rows(filled(12, policy, y, batch=b))) for b in (1, 3, 50, 100)}) == 1
 
 
+@pytest.mark.parametrize("capacity", [1, 2, 30])
+def test_a_full_reservoir_is_the_smallest_of_all_keys(capacity):
+    buffer, keys = Buffer(capacity, "reservoir", torch.Generator().manual_seed(3)), []
+    twin = torch.Generator().manual_seed(3)
+    for n in (capacity, 1, 10, 100, 3, 500):
+        offered = torch.rand(n, dtype=torch.float64, generator=twin)
+        buffer.add(offered, torch.zeros(n, dtype=torch.int64))  # each row is its own key
+        keys += offered.tolist()
+        assert sorted(buffer.rows().raw.tolist()) == sorted(keys)[:capacity]
+        if n == 100:
+            state = buffer.state_dict()
+            buffer = Buffer(capacity, "reservoir", torch.Generator())
+            buffer.load_state_dict(state)
+
+
 def test_below_one_row_a_class_no_class_has_two():
     y = torch.arange(60) % 10
     rows = filled(4, "class_balanced", y).draw(4)
