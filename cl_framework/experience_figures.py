@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,17 +58,17 @@ COLUMNS = tuple(field.name for field in fields(Figures))
 _NUMBERS = ("accuracy", "online_error", "calibration_error", "seconds")
 
 
-def figures_of(record: StreamRecord, seen: Mapping[int, Seen], first: int = 0) -> list[Figures]:
-    """What was measured of each experience learned.
+def figures_of(record: StreamRecord, seen: Mapping[int, Seen], indices: Iterable[int]) -> list[Figures]:
+    """What was measured of experiences that are learned.
 
     Args:
         record: what a run measured.
         seen: what experiences said of themselves, by index; one may be missing.
-        first: index of the first that is told.
+        indices: of those that are told.
     """
     a_round = max(record.n_experiences // record.n_rounds, 1)
     found = []
-    for index in range(first, record.n_done):
+    for index in indices:
         name, n_classes = seen.get(index, (None, None))
         online, calibration, accuracy = (_measured(value) for value in (
             record.online[index], record.calibration[index], record.accuracy[index, index]))

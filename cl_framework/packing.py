@@ -1,7 +1,7 @@
 """Tables of a checkpoint as their entries: a state grows with what was measured, and not with the square of the stream.
 
 A table is [T, T]; after k experiences k (k + 1) / 2 of its entries are known at most, and far fewer where
-`train.evaluate_every` leaves most of them out. What is not known is NaN, of a count 0.
+`train.evaluate_every` leaves most of them out. What is not known is NaN, of a count 0, whatever its dtype.
 """
 
 from __future__ import annotations
@@ -18,9 +18,44 @@ def packed(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state with the entries of its tables instead of the tables; tensors are copied, all else is as it was.
 
     >>> packed({"n": 2, "hits": torch.tensor([[0, 0], [7, 0]])})
-    {'n': 2, 'hits': {'shape': [2, 2], 'at': tensor([2]), 'values': tensor([7])}}
+    {'n': 2, 'hits': {'shape': [2, 2], 'nothing': 0, 'at': tensor([2]), 'values': tensor([7])}}
     """
     return {name: _copied(value) if isinstance(value, Tensor) else value for name, value in state.items()}
+
+
+class Packer:
+    """Packs the tables of one run again and again, with one look at each row, however long the stream.
+
+    Args:
+        nothing: what stands where nothing is known: 0 in counts, NaN in figures.
+
+    >>> packer, hits = Packer(0), torch.tensor([[0, 0], [7, 0]])
+    >>> packer({"hits": hits}, 1)["hits"]["at"], packer({"hits": hits}, 2)["hits"]["at"]
+    (tensor([], dtype=torch.int64), tensor([2]))
+    """
+
+    def __init__(self, nothing: float) -> None:
+        self._nothing = nothing
+        self._known: dict[str, tuple[int, Tensor, Tensor]] = {}
+
+    def __call__(self, state: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
+        """As `packed`.
+
+        Args:
+            state: the same tables in every call.
+            n_rows: rows before it will not change any more, the others hold nothing yet.
+        """
+        return {name: self._copied(name, value, n_rows) if isinstance(value, Tensor) else value
+                for name, value in state.items()}
+
+    def _copied(self, name: str, table: Tensor, n_rows: int) -> Tensor | dict[str, Any]:
+        if table.dim() != 2:
+            return table.clone()
+        seen, at, values = self._known.get(name, (0, torch.arange(0), table[:0].flatten().cpu()))
+        more, more_values = _entries(table[seen:n_rows].cpu(), self._nothing)  # counts move to the device of the hits
+        at, values = torch.cat([at, more + seen * table.shape[1]]), torch.cat([values, more_values])
+        self._known[name] = n_rows, at, values
+        return {"shape": list(table.shape), "nothing": self._nothing, "at": at, "values": values}
 
 
 def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,15 +72,26 @@ def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
 def _copied(table: Tensor) -> Tensor | dict[str, Any]:
     if table.dim() != 2:
         return table.clone()
-    flat = table.flatten()
-    known = flat == flat if flat.is_floating_point() else flat != 0  # NaN differs from itself
+    nothing = _usual(table)
+    at, values = _entries(table, nothing)
+    return {"shape": list(table.shape), "nothing": nothing, "at": at, "values": values}
+
+
+def _usual(values: Tensor) -> float:
+    return torch.nan if values.is_floating_point() else 0
+
+
+def _entries(rows: Tensor, nothing: float) -> tuple[Tensor, Tensor]:
+    """Where rows hold what is known, and what."""
+    flat = rows.flatten()
+    known = flat != 0 if nothing == 0 else flat == flat  # NaN differs from itself
     at = torch.from_numpy(np.flatnonzero(known.numpy(force=True))).to(flat.device)  # some times faster than torch's own
-    return {"shape": list(table.shape), "at": at, "values": flat[at]}
+    return at, flat[at]
 
 
 def _table(entries: Mapping[str, Any]) -> Tensor:
     values: Tensor = entries["values"]
-    nothing = torch.nan if values.is_floating_point() else 0
+    nothing = entries.get("nothing", _usual(values))  # earlier checkpoints do not say
     table = torch.full(entries["shape"], nothing, dtype=values.dtype)
     table.view(-1)[entries["at"]] = values
     return table

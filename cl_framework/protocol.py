@@ -26,7 +26,7 @@ from cl_framework.metrics import AccuracyMatrix, StreamRecord
 from cl_framework.models import Architecture, Model
 from cl_framework.nonfinite import Retries, Skips
 from cl_framework.observer import Cursor, Moment, Observer
-from cl_framework.packing import packed, unpacked
+from cl_framework.packing import Packer, unpacked
 from cl_framework.recipe import Recipe
 from cl_framework.requirements import check_needs, check_recipe
 from cl_framework.row_checks import check_rows
@@ -88,6 +88,7 @@ class _Run:
         self.carried: dict[str, Any] | None = None
         self.retries = Retries(is_on=self.recipe.on_nonfinite == "reset")
         self.device = hardware.trainer().strategy.root_device
+        self._pack_matrix, self._pack_record = Packer(0), Packer(math.nan)
         self._stores: dict[int, tuple[Dataset, Dataset]] = {}
         self._pending: dict[str, Any] | None = None
         self._saved_at = self._clock = time.monotonic()
@@ -268,12 +269,13 @@ class _Run:
         seconds = self.record.seconds.clone()
         if is_inside:
             seconds[self.cursor.experience] += time.monotonic() - self._clock
+        n_done = self.cursor.experience
         return {
             "cursor": dataclasses.asdict(self.cursor), "model": self.model.state_dict(),
             "strategy": self.strategy.state_dict(), "rng": seeding.capture(), "retries": self.retries.state_dict(),
             "optimizer": None if optimizer is None else optimizer.state_dict(), "tally": self.tally.state_dict(),
-            "matrix": packed(self.matrix.counts()),
-            "record": {**self.record.state_dict(), "seconds": seconds},
+            "matrix": self._pack_matrix(self.matrix.counts(), n_done + 1),  # the first row is before training
+            "record": {**self.record.state_dict(lambda tables: self._pack_record(tables, n_done)), "seconds": seconds},
             "online": (self.online_hits, self.online_rows), "carried": self.carried, "is_inside": is_inside,
         }
 

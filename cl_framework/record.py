@@ -124,15 +124,19 @@ class StreamRecord:
         """A row of that table: what is known after experience `index`."""
         return [str(index), *("" if value != value else repr(value) for value in self.accuracy[index].tolist())]
 
-    def state_dict(self) -> dict[str, Any]:
-        """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`."""
+    def state_dict(self, pack: Callable[[Mapping[str, Any]], dict[str, Any]] = packed) -> dict[str, Any]:
+        """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`.
+
+        Args:
+            pack: `packed`, or what answers as it does.
+        """
         return {
             "n_experiences": self.n_experiences, "n_rounds": self.n_rounds, "n_parameters": self.n_parameters,
             "memory_bytes": self.memory_bytes,
             "joint": None if self.joint is None else self.joint.clone(),
             "strategy_metrics": json.dumps(self.strategy_metrics),  # torch would look at each of thousands
             "skipped_steps": list(self.skipped_steps), "resets": self.resets,
-            **packed({name: vars(self)[name] for name in _TENSORS}),
+            **pack({name: vars(self)[name] for name in _TENSORS}),
         }
 
     @classmethod

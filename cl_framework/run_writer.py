@@ -48,6 +48,7 @@ class Writer(Observer):
         self._seen: dict[int, Seen] = {}
         self._record: StreamRecord | None = None
         self._rows: list[str] = []
+        self._written: dict[str, str] = {}
 
     def started(self, info: StreamInfo, record: StreamRecord, cursor: Cursor) -> None:
         """Drop what a killed run wrote beyond its last checkpoint."""
@@ -56,11 +57,11 @@ class Writer(Observer):
         self._seen = {int(row[0]): Seen(unguarded(row[1]) or None, int(row[2]))
                       for row in self._lines("experiences.csv") if len(row) == len(COLUMNS) + 1
                       and _is_count(row[0]) and _is_count(row[2])}
-        self._record, self._rows = record, []
+        self._record, self._rows, self._written = record, [], {}
         _SEEN[record] = self._seen
         write_atomic(self._path / "metrics.jsonl", "".join(_line(record, index) for index in range(record.n_done)))
         write_atomic(self._path / "accuracy.csv", as_csv(record.rows()))
-        self._write_experiences()
+        self._write_experiences(record.n_done)
         self._write_steps()
 
     def _lines(self, name: str) -> list[list[str]]:
@@ -75,7 +76,7 @@ class Writer(Observer):
         """Note what it says of itself."""
         if self._seen.get(experience.index) != Seen.of(experience):
             self._seen[experience.index] = Seen.of(experience)
-            self._write_experiences()
+            self._write_experiences(len(self._rows))
 
     def stepped(self, cursor: Cursor, losses: Sequence[float]) -> None:
         """Note the mean loss of a chunk, now and then; a second time changes nothing."""
@@ -109,12 +110,12 @@ class Writer(Observer):
         self._folder.check_held()
         append(self._path / "metrics.jsonl", _line(record, index))
         append(self._path / "accuracy.csv", as_csv([record.row(index)]))
-        self._write_experiences()
+        self._write_experiences(index + 1)
         self._write_steps()
 
-    def _write_experiences(self) -> None:
+    def _write_experiences(self, n_done: int) -> None:
         assert self._record is not None
-        for each in figures_of(self._record, self._seen, len(self._rows)):
+        for each in figures_of(self._record, self._seen, range(len(self._rows), n_done)):
             self._rows.append(as_csv([(len(self._rows), *astuple(each))]))
         begun = [(index, *seen, *[""] * (len(COLUMNS) - 2)) for index, seen in sorted(self._seen.items())
                  if index >= len(self._rows)]
@@ -124,16 +125,19 @@ class Writer(Observer):
         self._write_table("steps.csv", _STEP, [line for _, line in self._steps])
 
     def _write_table(self, name: str, columns: Sequence[str], lines: Sequence[str]) -> None:
-        write_atomic(self._path / name, as_csv([columns]) + "".join(lines))
+        text = as_csv([columns]) + "".join(lines)
+        if self._written.get(name) != text:
+            write_atomic(self._path / name, text)
+            self._written[name] = text
 
 
 def _line(record: StreamRecord, index: int) -> str:
     """What is known after an experience, as a line of metrics.jsonl."""
-    row = record.accuracy[index, : index + 1].tolist()
+    row, loss = record.accuracy[index, : index + 1].tolist(), record.loss[index]
+    perplexity = {} if loss.isnan().all() else {"perplexity": [_number(value) for value in loss.exp().tolist()]}
     return json.dumps({"experience": index, "accuracy": [_number(value) for value in row],
                        "average_accuracy": _number(sum(row) / len(row)), "seconds": float(record.seconds[index]),
-                       **({"perplexity": _nullable(record.perplexity)[index]} if record.has_texts else {}),
-                       "strategy": record.strategy_metrics[index]}) + "\n"
+                       **perplexity, "strategy": record.strategy_metrics[index]}) + "\n"
 
 
 def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def summarise(job: Job, record: StreamRecord) -> dict[str, Any]:
         **({"perplexity_matrix": _nullable(record.perplexity)} if record.has_texts else {}),
         "strategy_fields": _changed(job),
         "strategy_config": {name: value for name, value in job.tree["strategy"].items() if name != "name"},
-        "experiences": [asdict(each) for each in figures_of(record, _SEEN.get(record, {}))],
+        "experiences": [asdict(each) for each in figures_of(record, _SEEN.get(record, {}), range(record.n_done))],
         "nonfinite": {"skipped_steps": record.skipped_steps, "resets": record.resets},
         "seconds": float(record.seconds.sum()), "status": "finished",
     }

@@ -13,7 +13,7 @@ from cl_framework.config import resolve
 from cl_framework.configuration import hash_of
 from cl_framework.metrics import compute_all, installed_metrics
 from cl_framework.observer import Observer
-from cl_framework.packing import packed, unpacked
+from cl_framework.packing import Packer, packed, unpacked
 from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
 from cl_framework.strategy import Strategy
@@ -74,6 +74,37 @@ def test_tables_are_packed_and_unpacked():
     assert torch.equal(back["row"].nan_to_num(), state["row"].nan_to_num()) and back["row"] is not state["row"]
     assert back["n"] == 3 and back["joint"] is None
     assert torch.equal(unpacked(state)["counts"], counts), "a state that was never packed passes"
+
+
+@pytest.mark.parametrize("setting", [Setting.CLASS, Setting.DOMAIN])
+@pytest.mark.parametrize("every", [1, 4])
+def test_each_checkpoint_of_a_run_has_every_entry_though_rows_are_looked_at_once(tmp_path, monkeypatch, setting, every):
+    whole, given = list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]](), Packer.__call__
+
+    def look(packer, state, n_rows):
+        found = given(packer, state, n_rows)
+        whole.append((unpacked(packed(state)), unpacked(found)))
+        return found
+
+    monkeypatch.setattr(Packer, "__call__", look)
+    toy, vault = Toy(sizes=SIX, setting=setting), Vault(tmp_path, "run")
+    with pytest.raises(KeyError):
+        learn(every, toy, vault=vault, observer=Stop())
+    learn(every, toy, vault=vault)
+    assert len(whole) >= 2 * len(SIX)
+    for expected, found in whole:
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert not isinstance(value, torch.Tensor) or torch.equal(value.nan_to_num(-1), found[name].nan_to_num(-1))
+
+
+def test_counts_in_float64_are_0_where_nothing_was_counted():
+    hits = torch.tensor([[0.5, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    small = Packer(0)({"hits": hits}, 1)
+    assert len(small["hits"]["values"]) == 1 and torch.equal(unpacked(small)["hits"], hits)
+    del small["hits"]["nothing"]  # as an earlier version wrote it, with all entries
+    assert torch.equal(unpacked({"hits": {**small["hits"], "at": torch.arange(4), "values": hits.flatten()}})["hits"],
+                       hits)
 
 
 def test_a_checkpoint_does_not_grow_with_the_square_of_the_stream(tmp_path):

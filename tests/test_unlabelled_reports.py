@@ -247,7 +247,7 @@ def test_figures_are_those_of_the_record():
     for index, value in enumerate((0.875, 0.75, 0.625)):
         record.accuracy[index, index] = value
     record.seconds[:3] = torch.tensor([1.0, 2.0, 4.0])
-    found = figures_of(record, {0: Seen("a", 3), 2: Seen(None, 2)})
+    found = figures_of(record, {0: Seen("a", 3), 2: Seen(None, 2)}, range(record.n_done))
     assert found == [
         Figures(name="a", n_classes=3, round=1, accuracy=0.875, online_error=0.25, calibration_error=0.25, seconds=1.0),
         Figures(round=1, accuracy=0.75, online_error=0.5, calibration_error=0.375, seconds=2.0),
