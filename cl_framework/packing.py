@@ -1,7 +1,7 @@
 """Tables of a checkpoint as their entries: a state grows with what was measured, and not with the square of the stream.
 
 A table is [T, T]; after k experiences k (k + 1) / 2 of its entries are known at most, and far fewer where
-`train.evaluate_every` leaves most of them out. What is not known is NaN, of a count 0, whatever its dtype.
+`train.evaluate_every` leaves most of them out. What is not known is NaN, of a count 0.
 """
 
 from __future__ import annotations
@@ -24,38 +24,31 @@ def packed(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Packer:
-    """Packs the tables of one run again and again, with one look at each row, however long the stream.
+    """Packs the counts of one run again and again, with one look at each row, however long the stream.
 
-    Args:
-        nothing: what stands where nothing is known: 0 in counts, NaN in figures.
-
-    >>> packer, hits = Packer(0), torch.tensor([[0, 0], [7, 0]])
+    >>> packer, hits = Packer(), torch.tensor([[0, 0], [7, 0]])
     >>> packer({"hits": hits}, 1)["hits"]["at"], packer({"hits": hits}, 2)["hits"]["at"]
     (tensor([], dtype=torch.int64), tensor([2]))
     """
 
-    def __init__(self, nothing: float) -> None:
-        self._nothing = nothing
+    def __init__(self) -> None:
         self._known: dict[str, tuple[int, Tensor, Tensor]] = {}
 
-    def __call__(self, state: Mapping[str, Any], n_rows: int) -> dict[str, Any]:
-        """As `packed`.
+    def __call__(self, tables: Mapping[str, Tensor], n_rows: int) -> dict[str, Any]:
+        """As `packed`; a count is 0 where nothing is known, whatever its dtype.
 
         Args:
-            state: the same tables in every call.
+            tables: the same in every call.
             n_rows: rows before it will not change any more, the others hold nothing yet.
         """
-        return {name: self._copied(name, value, n_rows) if isinstance(value, Tensor) else value
-                for name, value in state.items()}
+        return {name: self._copied(name, table, n_rows) for name, table in tables.items()}
 
-    def _copied(self, name: str, table: Tensor, n_rows: int) -> Tensor | dict[str, Any]:
-        if table.dim() != 2:
-            return table.clone()
+    def _copied(self, name: str, table: Tensor, n_rows: int) -> dict[str, Any]:
         seen, at, values = self._known.get(name, (0, torch.arange(0), table[:0].flatten().cpu()))
-        more, more_values = _entries(table[seen:n_rows].cpu(), self._nothing)  # counts move to the device of the hits
+        more, more_values = _entries(table[seen:n_rows].cpu(), 0)  # counts move to the device of the hits
         at, values = torch.cat([at, more + seen * table.shape[1]]), torch.cat([values, more_values])
         self._known[name] = n_rows, at, values
-        return {"shape": list(table.shape), "nothing": self._nothing, "at": at, "values": values}
+        return {"shape": list(table.shape), "nothing": 0, "at": at, "values": values}
 
 
 def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:

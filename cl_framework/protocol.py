@@ -88,7 +88,7 @@ class _Run:
         self.carried: dict[str, Any] | None = None
         self.retries = Retries(is_on=self.recipe.on_nonfinite == "reset")
         self.device = hardware.trainer().strategy.root_device
-        self._pack_matrix, self._pack_record = Packer(0), Packer(math.nan)
+        self._pack = Packer()
         self._stores: dict[int, tuple[Dataset, Dataset]] = {}
         self._pending: dict[str, Any] | None = None
         self._saved_at = self._clock = time.monotonic()
@@ -269,13 +269,12 @@ class _Run:
         seconds = self.record.seconds.clone()
         if is_inside:
             seconds[self.cursor.experience] += time.monotonic() - self._clock
-        n_done = self.cursor.experience
         return {
             "cursor": dataclasses.asdict(self.cursor), "model": self.model.state_dict(),
             "strategy": self.strategy.state_dict(), "rng": seeding.capture(), "retries": self.retries.state_dict(),
             "optimizer": None if optimizer is None else optimizer.state_dict(), "tally": self.tally.state_dict(),
-            "matrix": self._pack_matrix(self.matrix.counts(), n_done + 1),  # the first row is before training
-            "record": {**self.record.state_dict(lambda tables: self._pack_record(tables, n_done)), "seconds": seconds},
+            "matrix": self._pack(self.matrix.counts(), self.cursor.experience + 1),  # the first row is before training
+            "record": {**self.record.state_dict(with_counted=False), "seconds": seconds},
             "online": (self.online_hits, self.online_rows), "carried": self.carried, "is_inside": is_inside,
         }
 
@@ -292,6 +291,7 @@ class _Run:
             if own != kept or self.record.n_experiences != len(self.stream):
                 raise ValueError(f"it is of another stream than one of {len(self.stream)} experiences")
             self.matrix.load_state_dict(state["matrix"])
+            self.record.take(self.matrix.so_far())
             self.cursor = Cursor(**state["cursor"])
             self.restore(state)
             self._pending = state if state["is_inside"] else None

@@ -23,6 +23,8 @@ _TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibra
             "initial_loss", "loss")
 _LATER = ("initial_loss", "loss")
 """Those that a record of an earlier clf has not."""
+_COUNTED = ("initial", "accuracy", "task_accuracy", "initial_loss", "loss")
+"""Those that an `AccuracyMatrix` gives."""
 
 
 def _unmeasured(*shape: int) -> Tensor:
@@ -124,20 +126,24 @@ class StreamRecord:
         """A row of that table: what is known after experience `index`."""
         return [str(index), *("" if value != value else repr(value) for value in self.accuracy[index].tolist())]
 
-    def state_dict(self, pack: Callable[[Mapping[str, Any]], dict[str, Any]] = packed) -> dict[str, Any]:
+    def state_dict(self, *, with_counted: bool = True) -> dict[str, Any]:
         """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`.
 
         Args:
-            pack: `packed`, or what answers as it does.
+            with_counted: with what an `AccuracyMatrix` gives, which `take` puts back, too.
         """
+        tensors = {name: vars(self)[name] for name in _TENSORS if with_counted or name not in _COUNTED}
         return {
             "n_experiences": self.n_experiences, "n_rounds": self.n_rounds, "n_parameters": self.n_parameters,
             "memory_bytes": self.memory_bytes,
             "joint": None if self.joint is None else self.joint.clone(),
             "strategy_metrics": json.dumps(self.strategy_metrics),  # torch would look at each of thousands
-            "skipped_steps": list(self.skipped_steps), "resets": self.resets,
-            **pack({name: vars(self)[name] for name in _TENSORS}),
+            "skipped_steps": list(self.skipped_steps), "resets": self.resets, **packed(tensors),
         }
+
+    def take(self, counted: Accuracies) -> None:
+        """Put in what a matrix has counted so far."""
+        vars(self).update({name: getattr(counted, name) for name in _COUNTED})
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
@@ -151,7 +157,7 @@ class StreamRecord:
         if not isinstance(record.joint, Tensor | None):
             raise ValueError(f"the joint reference of a record is {record.joint!r}, expected a tensor or None")
         for name in _TENSORS:
-            if name in _LATER and name not in state:
+            if name not in state and name in (*_LATER, *_COUNTED):
                 continue
             value: Tensor = state[name]
             if value.shape != vars(record)[name].shape:
@@ -271,9 +277,13 @@ class AccuracyMatrix(torchmetrics.Metric):
         loss = self.nats[row] / self.tokens[row] if self._is_language else torch.full_like(totals, torch.nan)
         return self.hits[row].cpu() / totals, self.task_hits[row].cpu() / totals, loss
 
-    def compute(self) -> Accuracies:
-        """Accuracies and losses on the CPU, NaN where nothing was counted."""
+    def so_far(self) -> Accuracies:
+        """What `compute` gives, of this process alone."""
         totals = self.totals.cpu().double()
         plain, within = self.hits.cpu() / totals, self.task_hits.cpu() / totals
         loss = self.nats / self.tokens if self._is_language else torch.full_like(totals, torch.nan)
         return Accuracies(plain[0], plain[1:], within[0], within[1:], loss[0], loss[1:])
+
+    def compute(self) -> Accuracies:
+        """Accuracies and losses on the CPU, NaN where nothing was counted."""
+        return self.so_far()

@@ -81,9 +81,9 @@ def test_tables_are_packed_and_unpacked():
 def test_each_checkpoint_of_a_run_has_every_entry_though_rows_are_looked_at_once(tmp_path, monkeypatch, setting, every):
     whole, given = list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]](), Packer.__call__
 
-    def look(packer, state, n_rows):
-        found = given(packer, state, n_rows)
-        whole.append((unpacked(packed(state)), unpacked(found)))
+    def look(packer, tables, n_rows):
+        found = given(packer, tables, n_rows)
+        whole.append((unpacked(packed(tables)), unpacked(found)))
         return found
 
     monkeypatch.setattr(Packer, "__call__", look)
@@ -91,16 +91,14 @@ def test_each_checkpoint_of_a_run_has_every_entry_though_rows_are_looked_at_once
     with pytest.raises(KeyError):
         learn(every, toy, vault=vault, observer=Stop())
     learn(every, toy, vault=vault)
-    assert len(whole) >= 2 * len(SIX)
+    assert len(whole) >= len(SIX)
     for expected, found in whole:
-        assert expected.keys() == found.keys()
-        for name, value in expected.items():
-            assert not isinstance(value, torch.Tensor) or torch.equal(value.nan_to_num(-1), found[name].nan_to_num(-1))
+        assert expected.keys() == found.keys() and all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_counts_in_float64_are_0_where_nothing_was_counted():
     hits = torch.tensor([[0.5, 0.0], [0.0, 0.0]], dtype=torch.float64)
-    small = Packer(0)({"hits": hits}, 1)
+    small = Packer()({"hits": hits}, 1)
     assert len(small["hits"]["values"]) == 1 and torch.equal(unpacked(small)["hits"], hits)
     del small["hits"]["nothing"]  # as an earlier version wrote it, with all entries
     assert torch.equal(unpacked({"hits": {**small["hits"], "at": torch.arange(4), "values": hits.flatten()}})["hits"],
