@@ -14,6 +14,7 @@ from cl_framework.data import TestSet
 from cl_framework.errors import Diverged, PluginError
 from cl_framework.metrics import AccuracyMatrix
 from cl_framework.models import Model
+from cl_framework.modes import set_mode
 from cl_framework.strategy import Strategy
 from cl_framework.types import NOT_YET, Batch, move
 
@@ -22,13 +23,13 @@ from cl_framework.types import NOT_YET, Batch, move
 def _evaluating(model: Model) -> Iterator[None]:
     """Inside, evaluation mode and no gradients; both are left as they were."""
     mode = model.training
-    model.eval()
+    set_mode(model, False)
     try:
         with torch.no_grad():
             yield
     finally:
         if model.training != mode:
-            model.train(mode)
+            set_mode(model, mode)
 
 
 def prepared(model: Model, batch: Batch) -> Batch:
@@ -55,12 +56,12 @@ def answer_online(strategy: Strategy, model: Model, batch: Batch) -> Tensor:
     The model is in evaluation mode and gradients are on; the mode is restored.
     """
     mode = model.training
-    model.eval()
+    set_mode(model, False)
     try:
         with torch.enable_grad():
             return strategy.adapt(model, model.preprocess(batch.raw)).detach()
     finally:
-        model.train(mode)
+        set_mode(model, mode)
 
 
 def reply(strategy: Strategy, model: Model, prompts: Sequence[str], seed: int, *path: int | str) -> list[str]:

@@ -21,7 +21,7 @@ from cl_framework.models import Model
 from cl_framework.nonfinite import Skips, Snapshot, are_finite, moments_of
 from cl_framework.observer import Cursor
 from cl_framework.recipe import Recipe
-from cl_framework.strategy import Strategy
+from cl_framework.strategy import NO_PENALTY, Strategy
 from cl_framework.types import Batch, move
 
 
@@ -163,7 +163,9 @@ class Learner(L.LightningModule):
         batch = self.begun(batch)
         batch = batch._replace(x=model.preprocess(batch.raw))
         output = model(batch.x)
-        loss = strategy.loss(model, batch, output) + strategy.penalty(model, batch, output)
+        loss, penalty = strategy.loss(model, batch, output), strategy.penalty(model, batch, output)
+        if penalty is not NO_PENALTY:
+            loss = loss + penalty
         loss.backward()
         strategy.after_backward(model)
         if self.recipe.clip is not None:

@@ -102,10 +102,10 @@ class Buffer:
             accepted, slots = self._sorted_out(keys, y)
         if len(accepted) == 0:
             return
-        self._keys[slots] = keys[accepted]
+        self._keys.index_copy_(0, slots, keys.index_select(0, accepted))
         for name, store in self._columns.items():
             rows = columns[name].detach().index_select(0, accepted.to(columns[name].device))
-            store[slots.to(store.device)] = rows.to(store.device)
+            store.index_copy_(0, slots.to(store.device), rows.to(store.device))
 
     def draw(self, n: int) -> Exemplars:
         """A uniform choice of n rows without replacement; all of them, shuffled, where there are fewer.
@@ -207,17 +207,21 @@ class Buffer:
             self._columns[name] = _allocated((self.capacity, *rows.shape[1:]), rows.dtype, rows.device)
 
     def _check(self, columns: Mapping[str, Tensor], n: int) -> None:
+        stores = self._columns or columns
+        if stores.keys() == columns.keys() and all(
+                len(rows) == n and rows.shape[1:] == stores[name].shape[1:] and rows.dtype == stores[name].dtype
+                for name, rows in columns.items()):
+            return
         faults = [f"buffer column '{name}' has {len(rows)} rows, expected one for each of {n} labels"
                   for name, rows in columns.items() if len(rows) != n]
-        if self._columns and self._columns.keys() != columns.keys():
-            faults.append(f"the buffer keeps columns {sorted(self._columns)}, got {sorted(columns)}")
-        for name in self._columns.keys() & columns.keys():
-            store, rows = self._columns[name], columns[name]
+        if stores.keys() != columns.keys():
+            faults.append(f"the buffer keeps columns {sorted(stores)}, got {sorted(columns)}")
+        for name in stores.keys() & columns.keys():
+            store, rows = stores[name], columns[name]
             if (store.shape[1:], store.dtype) != (rows.shape[1:], rows.dtype):
                 faults.append(f"buffer column '{name}' keeps rows of shape {tuple(store.shape[1:])} and {store.dtype}, "
                               f"got {tuple(rows.shape[1:])} and {rows.dtype}; pad or convert them first")
-        if faults:
-            raise ConfigError(faults)
+        raise ConfigError(faults)
 
 
 def _allocated(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
