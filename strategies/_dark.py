@@ -39,5 +39,5 @@ def dark_loss(logits: Tensor, stored: Mapping[str, Tensor]) -> Tensor:
     """
     width = logits.shape[1]
     valid = torch.arange(width, device=logits.device) < stored["n_valid"].to(logits.device).unsqueeze(1)
-    target = stored["logits"][:, :width].to(logits.device)
-    return (logits - target).square().mul(valid).sum() / valid.sum()
+    target = stored["logits"][:, :width].to(logits.device)  # zeros where it is not valid
+    return F.mse_loss(logits * valid, target, reduction="sum") / valid.sum()
