@@ -260,6 +260,7 @@ class ReadsTheStore(Strategy):
 
     def before_experience(self, model, experience):
         import gc
+        gc.unfreeze()  # what a run has set aside
         stores = [item for item in gc.get_objects() if isinstance(item, ResidentStream)]
         if experience.index == 0 and stores:
             with torch.no_grad():
