@@ -151,7 +151,7 @@ def report(stream: str) -> None:
     rows = []
     for label in ROWS:
         folder = OUT / stream / label.replace(", ", "_").replace(" ", "_")
-        runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem.isdigit()]
         if runs:
             rows.append({"row": label, "strategy": ROWS[label][0], "fields": ROWS[label][1], "runs": runs})
     write_json(ROOT / "runs" / "reference" / f"merging_{stream}.json", {
