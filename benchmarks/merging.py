@@ -2,6 +2,7 @@
 
     make merging                                 # both streams; goes on where it was stopped
     python benchmarks/merging.py text report     # write the record of what has been run
+    python benchmarks/merging.py text restore    # put the runs of the record back, to go on on another machine
 
 The same experts are merged by every method that begins each of them at the anchor: they are trained once, in the
 natural order of the stream, kept in runs/merging/<stream>/experts, and put in the place of training afterwards. So
@@ -114,7 +115,7 @@ def _head(model: Model) -> dict[str, Tensor]:
 
 def run(stream: str, label: str, order: int | None) -> None:
     """A row in one order; nothing to do where it is there."""
-    path = OUT / stream / label.replace(", ", "_").replace(" ", "_") / f"{order}.json"
+    path = _folder(stream, label) / f"{order}.json"
     if path.exists():
         return
     torch.set_num_threads(1)
@@ -150,18 +151,37 @@ def report(stream: str) -> None:
     """Write the record of what there is."""
     rows = []
     for label in ROWS:
-        folder = OUT / stream / label.replace(", ", "_").replace(" ", "_")
+        folder = _folder(stream, label)
         runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem.isdigit()]
         if runs:
             rows.append({"row": label, "strategy": ROWS[label][0], "fields": ROWS[label][1], "runs": runs})
-    write_json(ROOT / "runs" / "reference" / f"merging_{stream}.json", {
+    write_json(_record(stream), {
         "command": "make merging", "settings": STREAMS[stream], "python": platform.python_version(),
         "torch": torch.__version__, "git_commits": sorted({run["git_commit"] for row in rows for run in row["runs"]}),
         "rows": rows})
 
 
+def restore(stream: str) -> None:
+    """Put the runs of the record where `run` looks for them, but those of rows whose fields have changed."""
+    for row in json.loads(_record(stream).read_text())["rows"]:
+        if ROWS.get(row["row"]) == (row["strategy"], row["fields"]):
+            for each in row["runs"]:
+                write_json(_folder(stream, row["row"]) / f"{each['order']}.json", each)
+
+
+def _folder(stream: str, label: str) -> Path:
+    return OUT / stream / label.replace(", ", "_").replace(" ", "_")
+
+
+def _record(stream: str) -> Path:
+    return ROOT / "runs" / "reference" / f"merging_{stream}.json"
+
+
 def main(stream: str, verb: str, labels: list[str]) -> None:
     """Train the experts, then everything else, two at a time."""
+    if verb == "restore":
+        restore(stream)
+        return
     if verb == "run":
         run(stream, "weight_average", None)
         Parallel(n_jobs=2)(delayed(run)(stream, label, order) for order in ORDERS for label in labels
@@ -172,7 +192,7 @@ def main(stream: str, verb: str, labels: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Merging on real pretrained networks.")
     parser.add_argument("stream", choices=STREAMS)
-    parser.add_argument("verb", choices=["run", "report"], nargs="?", default="run")
+    parser.add_argument("verb", choices=["run", "report", "restore"], nargs="?", default="run")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     given = parser.parse_args()
     main(given.stream, given.verb, given.rows)
