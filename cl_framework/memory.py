@@ -71,7 +71,8 @@ class Buffer:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that are allocated for rows and their keys; those of the keys alone before the first row."""
+        """Bytes that are allocated for rows and their keys; those of the keys alone before the first row. A full
+        reservoir has its keys in a heap besides, some 110 bytes of Python's for each row, which do not count."""
         return n_bytes({**self._columns, "": self._keys})
 
     def add(self, raw: Inputs, y: Tensor, task: Tensor | None = None,

@@ -274,7 +274,7 @@ class _Run:
             "strategy": self.strategy.state_dict(), "rng": seeding.capture(), "retries": self.retries.state_dict(),
             "optimizer": None if optimizer is None else optimizer.state_dict(), "tally": self.tally.state_dict(),
             "matrix": self._pack(self.matrix.counts(), self.cursor.experience + 1),  # the first row is before training
-            "record": {**self.record.state_dict(with_counted=False), "seconds": seconds},
+            "record": {**self.record.state_dict(), "seconds": seconds},
             "online": (self.online_hits, self.online_rows), "carried": self.carried, "is_inside": is_inside,
         }
 

@@ -17,14 +17,12 @@ import torch
 import torchmetrics
 from torch import Tensor
 
-from cl_framework.packing import packed, unpacked
+from cl_framework.packing import unpacked
 
-_TENSORS = ("accuracy", "task_accuracy", "expert", "initial", "online", "calibration", "seconds", "batches",
-            "initial_loss", "loss")
-_LATER = ("initial_loss", "loss")
-"""Those that a record of an earlier clf has not."""
+_TENSORS = ("expert", "online", "calibration", "seconds", "batches")
+"""What a checkpoint holds of a record."""
 _COUNTED = ("initial", "accuracy", "task_accuracy", "initial_loss", "loss")
-"""Those that an `AccuracyMatrix` gives."""
+"""What an `AccuracyMatrix` gives; a checkpoint of an earlier clf holds these, too."""
 
 
 def _unmeasured(*shape: int) -> Tensor:
@@ -126,19 +124,16 @@ class StreamRecord:
         """A row of that table: what is known after experience `index`."""
         return [str(index), *("" if value != value else repr(value) for value in self.accuracy[index].tolist())]
 
-    def state_dict(self, *, with_counted: bool = True) -> dict[str, Any]:
-        """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`.
-
-        Args:
-            with_counted: with what an `AccuracyMatrix` gives, which `take` puts back, too.
-        """
-        tensors = {name: vars(self)[name] for name in _TENSORS if with_counted or name not in _COUNTED}
+    def state_dict(self) -> dict[str, Any]:
+        """A copy as tensors and plain data, which `torch.load` reads with `weights_only=True`, of all but what an
+        `AccuracyMatrix` gives: `take` puts that back."""
         return {
             "n_experiences": self.n_experiences, "n_rounds": self.n_rounds, "n_parameters": self.n_parameters,
             "memory_bytes": self.memory_bytes,
             "joint": None if self.joint is None else self.joint.clone(),
             "strategy_metrics": json.dumps(self.strategy_metrics),  # torch would look at each of thousands
-            "skipped_steps": list(self.skipped_steps), "resets": self.resets, **packed(tensors),
+            "skipped_steps": list(self.skipped_steps), "resets": self.resets,
+            **{name: vars(self)[name].clone() for name in _TENSORS},
         }
 
     def take(self, counted: Accuracies) -> None:
@@ -156,9 +151,7 @@ class StreamRecord:
                      resets=int(state.get("resets", 0)))
         if not isinstance(record.joint, Tensor | None):
             raise ValueError(f"the joint reference of a record is {record.joint!r}, expected a tensor or None")
-        for name in _TENSORS:
-            if name not in state and name in (*_LATER, *_COUNTED):
-                continue
+        for name in (*_TENSORS, *(name for name in _COUNTED if name in state)):
             value: Tensor = state[name]
             if value.shape != vars(record)[name].shape:
                 raise ValueError(f"{name} of a record of {record.n_experiences} experiences must have shape "

@@ -262,11 +262,6 @@ def test_guessing_words_is_worth_nothing():
     assert chance_of(ToyProblems().open())["average_accuracy"] == 0
 
 
-def test_a_record_of_an_earlier_version_has_no_losses():
-    state = StreamRecord(n_experiences=2).state_dict()
-    del state["loss"], state["initial_loss"]
-    assert StreamRecord.from_state_dict(state).loss.isnan().all()
-
 
 def test_perplexities_of_a_record_in_closed_form():
     record = StreamRecord(n_experiences=3)
