@@ -65,9 +65,18 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 """What is compared, by its name in the tables: the strategy and its fields."""
 
 
+def rows_of(stream: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """`ROWS`; where nearly all weights are kernels OPCM projects these, and once, as is its default, does not."""
+    if stream == "text":
+        return ROWS
+    own = {name: (strategy, {**fields, "project_conv": True} if strategy == "opcm" else fields)
+           for name, (strategy, fields) in ROWS.items()}
+    return {**own, "opcm, kernels as they are": ("opcm", {})}
+
+
 def job_of(stream: str, label: str, order: int | None) -> Job:
     """The run of a row in one order."""
-    strategy, fields = ROWS[label]
+    strategy, fields = rows_of(stream)[label]
     own = {f"strategy.{strategy}.{name}": value for name, value in fields.items()}
     return resolve({**STREAMS[stream], **own, "strategy": strategy, "order_seed": order})
 
@@ -150,11 +159,11 @@ def _known(value: float) -> float | None:
 def report(stream: str) -> None:
     """Write the record of what there is."""
     rows = []
-    for label in ROWS:
+    for label, (strategy, fields) in rows_of(stream).items():
         folder = _folder(stream, label)
         runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem.isdigit()]
         if runs:
-            rows.append({"row": label, "strategy": ROWS[label][0], "fields": ROWS[label][1], "runs": runs})
+            rows.append({"row": label, "strategy": strategy, "fields": fields, "runs": runs})
     write_json(_record(stream), {
         "command": "make merging", "settings": STREAMS[stream], "python": platform.python_version(),
         "torch": torch.__version__, "git_commits": sorted({run["git_commit"] for row in rows for run in row["runs"]}),
@@ -164,7 +173,7 @@ def report(stream: str) -> None:
 def restore(stream: str) -> None:
     """Put the runs of the record where `run` looks for them, but those of rows whose fields have changed."""
     for row in json.loads(_record(stream).read_text())["rows"]:
-        if ROWS.get(row["row"]) == (row["strategy"], row["fields"]):
+        if rows_of(stream).get(row["row"]) == (row["strategy"], row["fields"]):
             for each in row["runs"]:
                 write_json(_folder(stream, row["row"]) / f"{each['order']}.json", each)
 
@@ -193,6 +202,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Merging on real pretrained networks.")
     parser.add_argument("stream", choices=STREAMS)
     parser.add_argument("verb", choices=["run", "report", "restore"], nargs="?", default="run")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="some of the table's rows alone")
     given = parser.parse_args()
-    main(given.stream, given.verb, given.rows)
+    known = list(rows_of(given.stream))
+    if unknown := sorted(set(given.rows or ()) - set(known)):
+        parser.error(f"there are no rows {unknown}; there are {known}")
+    main(given.stream, given.verb, given.rows or known)
