@@ -42,14 +42,19 @@ class Packer:
         return {"shape": list(table.shape), "nothing": 0, "at": at, "values": values}
 
 
-def unpacked(state: Mapping[str, Any]) -> dict[str, Any]:
+def unpacked(state: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
     """The state that was packed.
 
+    Args:
+        state: its tables may be packed or not.
+        like: the tables that it is for: of a damaged file none is made that is larger.
+
     Raises:
+        ValueError: a packed table has another shape, or is none of these.
         IndexError: an entry lies outside its table.
         KeyError: a table has lost its entries.
     """
-    return {name: _table(value) if isinstance(value, dict) and "shape" in value else value
+    return {name: _table(name, value, like) if isinstance(value, dict) and "shape" in value else value
             for name, value in state.items()}
 
 
@@ -60,8 +65,11 @@ def _entries(rows: Tensor) -> tuple[Tensor, Tensor]:
     return at, flat[at]
 
 
-def _table(entries: Mapping[str, Any]) -> Tensor:
+def _table(name: str, entries: Mapping[str, Any], like: Mapping[str, Tensor]) -> Tensor:
     values: Tensor = entries["values"]
+    if name not in like or list(like[name].shape) != entries["shape"]:
+        raise ValueError(f"the table {name} has shape {entries['shape']!r}, expected "
+                         f"{list(like[name].shape) if name in like else 'no table'}")
     nothing = entries.get("nothing", torch.nan if values.is_floating_point() else 0)  # earlier checkpoints do not say
     table = torch.full(entries["shape"], nothing, dtype=values.dtype)
     table.view(-1)[entries["at"]] = values

@@ -284,12 +284,15 @@ class _Run:
         if state is None:
             return
         with fitting():
-            self.record = StreamRecord.from_state_dict(state["record"])
-            state = {**state, "matrix": unpacked(state["matrix"])}
-            own, kept = ({name: (value.shape, value.dtype) for name, value in counts.items()}
-                         for counts in (self.matrix.state_dict(), state["matrix"]))
-            if own != kept or self.record.n_experiences != len(self.stream):
+            counts = self.matrix.counts()
+            if state["record"]["n_experiences"] != len(self.stream):
                 raise ValueError(f"it is of another stream than one of {len(self.stream)} experiences")
+            self.record = StreamRecord.from_state_dict(state["record"])
+            state = {**state, "matrix": unpacked(state["matrix"], counts)}
+            own, kept = ({name: (value.shape, value.dtype) for name, value in some.items()}
+                         for some in (counts, state["matrix"]))
+            if own != kept:
+                raise ValueError(f"it counts another stream than one of {len(self.stream)} experiences")
             self.matrix.load_state_dict(state["matrix"])
             self.record.take(self.matrix.so_far())
             self.cursor = Cursor(**state["cursor"])

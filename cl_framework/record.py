@@ -143,7 +143,6 @@ class StreamRecord:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
         """The record that `state_dict` copied."""
-        state = unpacked(state)
         record = cls(n_experiences=state["n_experiences"], n_rounds=state["n_rounds"], joint=state["joint"],
                      n_parameters=state["n_parameters"], memory_bytes=state["memory_bytes"],
                      strategy_metrics=_figures(state["strategy_metrics"]),
@@ -151,6 +150,7 @@ class StreamRecord:
                      resets=int(state.get("resets", 0)))
         if not isinstance(record.joint, Tensor | None):
             raise ValueError(f"the joint reference of a record is {record.joint!r}, expected a tensor or None")
+        state = unpacked(state, {name: vars(record)[name] for name in (*_TENSORS, *_COUNTED)})
         for name in (*_TENSORS, *(name for name in _COUNTED if name in state)):
             value: Tensor = state[name]
             if value.shape != vars(record)[name].shape:

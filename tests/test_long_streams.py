@@ -11,6 +11,7 @@ from cl_framework import cli
 from cl_framework.checkpoint import Vault
 from cl_framework.config import resolve
 from cl_framework.configuration import hash_of
+from cl_framework.errors import ClfError
 from cl_framework.metrics import compute_all, installed_metrics
 from cl_framework.observer import Observer
 from cl_framework.packing import Packer, unpacked
@@ -68,7 +69,7 @@ def test_tables_are_unpacked_and_what_was_never_packed_passes():
     small = {"table": {"shape": [3, 3], "at": torch.tensor([3, 8]), "values": torch.tensor([0.0, 0.5]).double()},
              "counts": Packer()({"counts": counts}, 2)["counts"], "row": counts[0], "n": 3, "joint": None}
     assert len(small["counts"]["values"]) == 1
-    back = unpacked(small)
+    back = unpacked(small, {"table": table, "counts": counts})
     assert torch.equal(back["table"].nan_to_num(-1), table.nan_to_num(-1)) and torch.equal(back["counts"], counts)
     assert back["row"] is small["row"] and back["n"] == 3 and back["joint"] is None
 
@@ -80,7 +81,7 @@ def test_each_checkpoint_of_a_run_has_every_entry_though_rows_are_looked_at_once
 
     def look(packer, tables, n_rows):
         found = given(packer, tables, n_rows)
-        whole.append(({name: table.clone() for name, table in tables.items()}, unpacked(found)))
+        whole.append(({name: table.clone() for name, table in tables.items()}, unpacked(found, tables)))
         return found
 
     monkeypatch.setattr(Packer, "__call__", look)
@@ -96,10 +97,10 @@ def test_each_checkpoint_of_a_run_has_every_entry_though_rows_are_looked_at_once
 def test_counts_in_float64_are_0_where_nothing_was_counted():
     hits = torch.tensor([[0.5, 0.0], [0.0, 0.0]], dtype=torch.float64)
     small = Packer()({"hits": hits}, 1)
-    assert len(small["hits"]["values"]) == 1 and torch.equal(unpacked(small)["hits"], hits)
+    assert len(small["hits"]["values"]) == 1 and torch.equal(unpacked(small, {"hits": hits})["hits"], hits)
     del small["hits"]["nothing"]  # as an earlier version wrote it, with all entries
-    assert torch.equal(unpacked({"hits": {**small["hits"], "at": torch.arange(4), "values": hits.flatten()}})["hits"],
-                       hits)
+    earlier = {"hits": {**small["hits"], "at": torch.arange(4), "values": hits.flatten()}}
+    assert torch.equal(unpacked(earlier, {"hits": hits})["hits"], hits)
 
 
 def test_a_checkpoint_does_not_grow_with_the_square_of_the_stream(tmp_path):
@@ -144,3 +145,23 @@ def test_later_fields_leave_old_hashes_alone():
     for change in ({"on_nonfinite": "skip"}, {"evaluate_every": 2}):
         assert hash_of({**tree, "train": {**tree["train"], **change}}) != hash_of(tree)
     assert asdict(Recipe())["on_nonfinite"] == "stop"
+
+
+@pytest.mark.parametrize("shape", [[1 << 20, 1 << 20], [2, 3], [4], "much", None])
+def test_a_table_of_another_shape_is_refused_before_it_is_made(shape):
+    hits = torch.tensor([[1, 0], [0, 0]])
+    small = Packer()({"hits": hits}, 1)
+    with pytest.raises(ValueError, match="the table hits has shape"):
+        unpacked({"hits": {**small["hits"], "shape": shape}}, {"hits": hits})
+    with pytest.raises(ValueError, match="expected no table"):
+        unpacked({"other": small["hits"]}, {"hits": hits})
+
+
+def test_a_checkpoint_that_promises_a_huge_stream_is_refused_at_once(tmp_path):
+    toy = Toy(sizes=SIX)
+    learn(1, toy, vault=Vault(tmp_path, "run"))
+    state = Vault(tmp_path, "run").load()
+    state["record"]["n_experiences"] = 1 << 40
+    Vault(tmp_path, "run").save(state, 6, 1 << 20)
+    with pytest.raises(ClfError, match="another stream than one of 6 experiences"):
+        learn(1, toy, vault=Vault(tmp_path, "run"))
