@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(?:\S+ )?(\S+) (\d+)(, round \d+)?")
 
 
+LARGEST = 1e100
+"""A number of a run beyond it counts as infinite: sums and squares of what lies within are numbers."""
+
+
+def is_figure(value: float) -> bool:
+    """Whether a number can be told in tables and averaged over runs.
+
+    >>> is_figure(-3), is_figure(math.nan), is_figure(1e200)
+    (True, False, False)
+    """
+    return abs(value) <= LARGEST
+
+
 class Seen(NamedTuple):
     """What an experience says of itself: its name, None where it has none, and how many classes occur in it."""
 
@@ -104,7 +117,7 @@ def read_figures(content: object) -> tuple[Figures, ...]:
 
 
 def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and is_figure(value))
 
 
 def short_name(name: str) -> str:

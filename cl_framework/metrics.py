@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cl_framework.errors import ClfError, PluginError
+from cl_framework.experience_figures import is_figure
 from cl_framework.offers import imported, usable
 from cl_framework.record import Accuracies as Accuracies
 from cl_framework.record import AccuracyMatrix as AccuracyMatrix
@@ -92,7 +93,9 @@ def compute_all(record: StreamRecord, metrics: Iterable[Metric]) -> dict[str, fl
         except Exception as error:  # the run behind it is done, and its other numbers stand
             _LOG.warning("metric '%s' is left out, it fails: %s: %s", each.name, type(error).__name__, error)
             values[each.name] = math.nan
-    return {name: value for name, value in values.items() if not math.isnan(value)}
+        if not (is_figure(values[each.name]) or math.isnan(values[each.name])):
+            _LOG.warning("metric '%s' is left out, it is %s", each.name, values[each.name])
+    return {name: value for name, value in values.items() if is_figure(value)}
 
 
 def installed_metrics() -> list[Metric]:

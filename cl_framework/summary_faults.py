@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
-from cl_framework.experience_figures import Figures
+from cl_framework.experience_figures import Figures, is_figure
 from cl_framework.intact import is_whole
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -41,7 +41,9 @@ def faults_of(content: Mapping[str, Any]) -> list[str]:
     faults = [f"'{name}' is missing" if name not in content else f"'{name}' is {content[name]!r}"
               for name, kinds in _KINDS.items() if name not in content or not isinstance(content[name], kinds)]
     if not faults:
-        faults = [f"metric '{name}' is {value!r}" for name, value in content["metrics"].items()
+        seconds = content["seconds"]
+        faults = [] if seconds is None or _is_time(seconds) else [f"'seconds' is {seconds!r}"]
+        faults += [f"metric '{name}' is {value!r}" for name, value in content["metrics"].items()
                   if value is not None and not _is_value(name, value)]
         matrix: list[list[float | None]] = content["accuracy_matrix"] or []
         if not all(isinstance(row, list) and len(row) == len(matrix) and
@@ -81,9 +83,13 @@ def faults_of_figures(experiences: Sequence[Figures], matrix: Sequence[object]) 
 
 
 def _is_value(name: str, value: object) -> bool:
-    if not _is_number(value) or not math.isfinite(value):
+    if not _is_number(value) or not is_figure(value):
         return False
     return name not in _LOWEST or _lies_in(value, _LOWEST[name])
+
+
+def _is_time(value: object) -> bool:
+    return _is_number(value) and value >= 0 and is_figure(value)
 
 
 def _lies_in(value: float, low: float) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +253,9 @@ def test_an_unknown_format_is_explained(five):
     ({"metrics": {"a": "high"}}, "metric 'a' is 'high'"),
     ({"metrics": {"a": True}}, "metric 'a' is True"),
     ({"metrics": []}, r"'metrics' is \[\]"),
+    ({"metrics": {"strategy/penalty": 1e200}}, "metric 'strategy/penalty' is 1e\\+200"),
+    ({"seconds": -math.inf}, "'seconds' is -inf"), ({"seconds": -1.0}, "'seconds' is -1.0"),
+    ({"seconds": True}, "'seconds' is True"), ({"seconds": 10 ** 400}, "'seconds' is 1000"),
     ({"accuracy_matrix": [[1.0], [1.0, 2.0]]}, "'accuracy_matrix' is no square matrix"),
     ({"accuracy_matrix": [1.0]}, "'accuracy_matrix' is no square matrix"),
 ])
