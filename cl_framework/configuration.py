@@ -83,7 +83,7 @@ def _counted(tree: Mapping[str, Any]) -> dict[str, Any]:
             branch = branch.get(key, {})
         if isinstance(branch, dict):
             branch.pop(last, None)
-    return copy | ({"train": counted(copy["train"])} if isinstance(copy.get("train"), dict) else {})
+    return copy | {name: counted(copy[name]) for name in ("train", "trainer") if isinstance(copy.get(name), dict)}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

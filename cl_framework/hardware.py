@@ -21,11 +21,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from cl_framework.errors import ConfigError, Stopped
 from cl_framework.fields import bounded, check_ranges
 
-NOT_OFFERED = {key: f"{key} is not offered: a run trains on one device, trainer.device, in one process; many runs go "
-                    "side by side with launcher=local, or launcher=ray on several machines"
+NOT_OFFERED = {key: f"{key} is not offered: a run trains on one device, trainer.device, or in trainer.processes=N "
+                    "processes on the CPU; many runs go side by side with launcher=local, or launcher=ray on several "
+                    "machines"
                for key in ("trainer.devices", "trainer.num_nodes", "trainer.strategy")}
-"""Keys that users of Lightning look for, and what is said of them. Distributed training of one run is not built:
-buffers, teachers and importances of a strategy live in one process."""
+"""Keys that users of Lightning look for, and what is said of them."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +39,8 @@ class Hardware:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Floating-point precision; scaled float16 is left out, since strategies edit unscaled gradients."""
 
+    processes: int = bounded(1, low=1, high=64)
+    """Processes on the CPU that share out the rows of each step; the numbers are those of one, to rounding."""
     threads: int = bounded(1, low=1, high=1024)
     """Threads of torch on the CPU; 1 gives the same bits on machines with any number of cores."""
 

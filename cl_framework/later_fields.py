@@ -1,4 +1,5 @@
-"""Fields that a recipe was given later: at their defaults they count nowhere, so that earlier runs keep their hash.
+"""Fields that `train` and `trainer` were given later: at their defaults they count nowhere, so that earlier runs keep
+their hash.
 
 Imports no torch.
 """
@@ -8,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LATER: Mapping[str, object] = {"on_nonfinite": "stop", "evaluate_every": 1}
+_LATER: Mapping[str, object] = {"on_nonfinite": "stop", "evaluate_every": 1, "processes": 1}
 
 
-def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe that a hash counts.
+def counted(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a section that a hash counts.
 
     >>> counted({"lr": 0.1, "on_nonfinite": "stop", "evaluate_every": 10})
     {'lr': 0.1, 'evaluate_every': 10}
     """
-    return {name: value for name, value in recipe.items() if name not in _LATER or _LATER[name] != value}
+    return {name: value for name, value in section.items() if name not in _LATER or _LATER[name] != value}

@@ -7,7 +7,7 @@ import json
 import logging
 import traceback
 from collections.abc import Hashable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from cl_framework.checkpoint import Vault
+from cl_framework.companions import Borrowed, accompanied, check_processes
 from cl_framework.config import from_tree
 from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.files import write_json
@@ -77,6 +78,7 @@ def check_job(job: Job) -> None:
     info = open_stream(job).info
     check_recipe(job.recipe, info, job.architecture)
     job.hardware.trainer()
+    check_processes(job.hardware, info)
     model = build_model(job.architecture, info, 0)
     try:
         check_needs(job.strategy, info)
@@ -123,8 +125,9 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     vault = Vault(folder.checkpoints, job.hash)
     with finishing():
         try:
-            record = run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed, hardware=job.hardware,
-                                vault=vault, observer=observer)
+            with accompanied(job.hardware.processes, partial(accompany, Ticket(0, job), folder.checkpoints)):
+                record = run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed,
+                                    hardware=job.hardware, vault=vault, observer=observer)
         finally:
             observer.close()
         folder.check_held()
@@ -133,6 +136,19 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     summary = folder.summary()
     assert summary is not None
     return summary
+
+
+def accompany(ticket: Ticket, checkpoints: Path, meeting: AbstractContextManager[None]) -> None:
+    """Do in another process what the first one does, but for what it writes."""
+    job = ticket.job
+    torch.set_num_threads(job.hardware.threads)
+    with only(job.scenario, job.name("scenario"), job.phase):
+        stream = open_stream(job)
+        model = build_model(job.architecture, stream.info, job.seed)
+        prepare_model(job, stream, model, Console(quiet=True))
+        with meeting:
+            run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed, hardware=job.hardware,
+                       vault=Borrowed(checkpoints, job.hash))
 
 
 def prepare_model(job: Job, stream: Stream, model: Model, console: Console) -> None:

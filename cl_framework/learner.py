@@ -22,6 +22,7 @@ from cl_framework.nonfinite import Skips, Snapshot, are_finite, moments_of
 from cl_framework.observer import Cursor
 from cl_framework.recipe import Recipe
 from cl_framework.strategy import NO_PENALTY, Strategy
+from cl_framework.team import team
 from cl_framework.types import Batch, move
 
 
@@ -59,6 +60,7 @@ class Learner(L.LightningModule):
         self.online_hits = torch.zeros((), dtype=torch.int64)
         self.online_rows = 0
         self._on_start, self._on_chunk = on_start, on_chunk
+        self._team = team()
         self.optimizer: Optimizer
         self._params: list[nn.Parameter]
         self._floats: list[Tensor]
@@ -162,11 +164,13 @@ class Learner(L.LightningModule):
         strategy, model = self.strategy, self.model
         batch = self.begun(batch)
         batch = batch._replace(x=model.preprocess(batch.raw))
-        output = model(batch.x)
+        output = model(batch.x) if self._team is None else self._team.forward(model, batch.x)
         loss, penalty = strategy.loss(model, batch, output), strategy.penalty(model, batch, output)
         if penalty is not NO_PENALTY:
             loss = loss + penalty
         loss.backward()
+        if self._team is not None:
+            self._team.average(self._params)
         strategy.after_backward(model)
         if self.recipe.clip is not None:
             self.clip_gradients(self.optimizer, self.recipe.clip, "norm")
@@ -203,6 +207,8 @@ class Learner(L.LightningModule):
             if not math.isfinite(loss) and all(math.isfinite(value) for value in losses[:worst]):
                 raise Diverged(f"{self._fault(loss, -back)}; the run stops and its last good checkpoint is kept. Try a "
                                "lower train.lr, train.clip=1.0, or a weaker penalty of the strategy")
+        if self._team is not None:
+            self._team.check(losses)
         self._on_chunk(self.optimizer, losses)
 
     def _fault(self, loss: float, ahead: int) -> str:

@@ -34,6 +34,7 @@ from cl_framework.scenario import Stream
 from cl_framework.stopping import is_asked, leave
 from cl_framework.strategy import Strategy
 from cl_framework.strategy_figures import own_figures
+from cl_framework.team import anywhere
 from cl_framework.train_calls import Calls
 from cl_framework.types import Need, Setting, StreamInfo
 
@@ -100,12 +101,13 @@ class _Run:
         self.limit = math.inf if self.info.is_labelled else weight_limit(self.model)
         self.strategy.setup(self.model, self.info)
         self._take_up()
+        anywhere(False)  # the processes of a run take up the same checkpoint: none goes on before all have it
         self.observer.started(self.info, self.record, self.cursor)
         if self.record.n_done:  # taken up: the process may have ended between its checkpoint and these
             self.observer.documented(self.strategy.documents())
         for index in range(self.record.n_done, len(self.stream)):
             self._learn(self._given(self.stream[index]))
-            if is_asked() and self.record.n_done < len(self.stream):
+            if anywhere(is_asked()) and self.record.n_done < len(self.stream):
                 leave(is_saved=self.vault is not None)
         self.observer.finished(self.record)
         return self.record
@@ -246,7 +248,7 @@ class _Run:
 
     def pause(self, optimizer: Optimizer | None, losses: Sequence[float]) -> None:
         """Between two chunks: write a checkpoint where one is due, and leave where a signal asks for that."""
-        is_leaving = is_asked()
+        is_leaving = anywhere(is_asked())
         is_due = is_leaving or time.monotonic() - self._saved_at >= self.recipe.checkpoint_every
         if self.vault is not None and is_due:
             self.save(optimizer, losses, is_inside=True)

@@ -30,6 +30,8 @@ def hindrance(job: Job, stream: Stream, n: int) -> str | None:
         return "only labelled rows are learned together"
     if wandb_mode(job.tracking.wandb) != "disabled":
         return "W&B follows one run a process; set track.wandb=disabled"
+    if job.hardware.processes > 1:
+        return f"trainer.processes={job.hardware.processes} shares out the rows of one run"
     if job.hardware.precision != "32-true":
         return f"trainer.precision={job.hardware.precision} has no batched form"
     if job.recipe.on_nonfinite == "skip":
