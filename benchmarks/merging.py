@@ -6,8 +6,10 @@
 
 The same experts are merged by every method that begins each of them at the anchor: they are trained once, in the
 natural order of the stream, kept in runs/merging/<stream>/experts, and put in the place of training afterwards. So
-methods differ in how they merge alone. Fine-tuning in sequence, MagMax (whose experts begin where the one before ended)
-and joint training train for themselves. Nothing is tuned: all values are the defaults, but for those in a row's name.
+methods differ in how they merge alone. All of an expert's weights are trained; GCWM, which merges matrices alone, would
+freeze the rest while an expert is trained: `gcwm, experts of its own` has experts that were trained so. Fine-tuning in
+sequence, MagMax (whose experts begin where the one before ended) and joint training train for themselves. Nothing is
+tuned: all values are the defaults, but for those in a row's name and for OPCM's `project_conv` on images.
 """
 
 from __future__ import annotations
@@ -59,10 +61,11 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"opcm, alpha {alpha}": ("opcm", {"alpha": alpha}) for alpha in (0.1, 0.3, 0.7, 0.9)},
     "gcwm": ("gcwm", {}), "gcwm, current anchor": ("gcwm", {"memory": "current_anchor"}),
     "gcwm, no gate": ("gcwm", {"gate": "none"}), "gcwm, mean metric": ("gcwm", {"metric": "mean"}),
-    "gcwm, plain WUDI": ("gcwm", {"alpha_min": 0.0, "alpha_max": 0.0}),
+    "gcwm, plain WUDI": ("gcwm", {"alpha_min": 0.0, "alpha_max": 0.0}), "gcwm, experts of its own": ("gcwm", {}),
     "joint": ("joint", {}),
 }
 """What is compared, by its name in the tables: the strategy and its fields."""
+OWN = "gcwm, experts of its own"
 
 
 def rows_of(stream: str) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -132,7 +135,7 @@ def run(stream: str, label: str, order: int | None) -> None:
     data = open_stream(job)
     model = build_model(job.architecture, data.info, job.seed)
     if job.strategy.makes_experts and vars(job.strategy)["start"] == "anchor":
-        keep_experts(job.strategy, OUT / stream / "experts")
+        keep_experts(job.strategy, OUT / stream / ("experts_of_its_own" if label == OWN else "experts"))
     began = time.process_time()
     record = run_stream(job.strategy, data, model, recipe=job.recipe, seed=job.seed)
     write_json(path, {"order": order, "experiences": [each.class_names[0].partition(":")[0] for each in data],
@@ -193,6 +196,7 @@ def main(stream: str, verb: str, labels: list[str]) -> None:
         return
     if verb == "run":
         run(stream, "weight_average", None)
+        run(stream, OWN, None)
         Parallel(n_jobs=2)(delayed(run)(stream, label, order) for order in ORDERS for label in labels
                            if order == 0 or label != "joint")
     report(stream)

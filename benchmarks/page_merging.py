@@ -18,7 +18,9 @@ STREAMS = {
 spam: at most {n_train} training and {n_test} held-out texts of each, cut to {max_tokens} tokens, {epochs} epochs,
 AdamW at {lr}."""),
     "vision": ("Four data sets of images, `efficientnet_lite0`", """MNIST, Fashion-MNIST, glyphs and emoji: at most
-{n_train} training and {n_test} held-out images of each, {epochs} epochs, AdamW at {lr}."""),
+{n_train} training and {n_test} held-out images of each, {epochs} epochs, AdamW at {lr}. Kernels are merged as matrices,
+depthwise ones too; OPCM projects them, but for its row that leaves them as they are, and `alpha` means nothing there.
+Running statistics of batch normalisation are averaged over the experts."""),
 }
 
 
@@ -27,13 +29,15 @@ def merging() -> list[str]:
     title = "## Continual merging"
     found = {name: _read(f"merging_{name}.json") for name in STREAMS}
     lines = [title, "", """An expert a data set is fine-tuned from the same pretrained weights and folded into one
-model, with no data kept. Every row but `naive`, `magmax` and `joint` merges the same experts, so that rows differ in
+model, with no data kept. Every row but `naive`, `magmax`, `joint` and one of `gcwm` merges the same experts, so that rows differ in
 how they merge alone. Each data set is answered among its own classes (task-incremental), by its own rows of the head.
 *ACC* is the mean accuracy over the data sets after the last one, *BWT* the mean over all but the last of accuracy at
 the end less accuracy just after the data set was merged, both in percent; intervals are Student's 95 % over the orders
 of the data sets. `individual experts` are the models before merging, one a data set: what merging could reach. Nothing
 was tuned: fields are the defaults but for those in a row's name; `wudi` takes relative steps of 0.001, as the published
-rate for language models moves these updates by nothing.""", ""]
+rate for language models moves these updates by nothing. The experts were trained in all of their weights; of `gcwm`,
+which merges matrices alone, what they learned elsewhere is dropped. The row `gcwm, experts of its own` has experts of
+which the rest was frozen, as that method is meant.""", ""]
     for name, (heading, text) in STREAMS.items():
         record = found[name]
         if record is None:
@@ -92,7 +96,8 @@ with the libraries:""", "", "| method | 2 experts | 6 experts |", "| --- | ---: 
             *(f"| {name} | {' | '.join(f'{value / 2**20:.0f} MiB' for value in peaks.values())} |" for name, peaks in
               {"opcm": opcm["memory"]["peak_bytes"], **{f"gcwm, {memory}": peaks for memory, peaks in
                                                        gcwm["memory"]["peak_bytes"].items()}}.items()), "",
-            "The other methods hold one layer of all experts at a time, as `all_history` does. Records: "
+            "`ties`, `wudi` and `pcb` hold one layer of all experts at a time, as `all_history` does; the others add one "
+            "expert after another and hold what `opcm` does. Records: "
             "`runs/reference/merging_speed.json`, `runs/reference/gcwm_speed.json`.", ""]
 
 
