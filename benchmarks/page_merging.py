@@ -29,8 +29,8 @@ def merging() -> list[str]:
     title = "## Continual merging"
     found = {name: _read(f"merging_{name}.json") for name in STREAMS}
     lines = [title, "", """An expert a data set is fine-tuned from the same pretrained weights and folded into one
-model, with no data kept. Every row but `naive`, `magmax`, `joint` and one of `gcwm` merges the same experts, so that rows differ in
-how they merge alone. Each data set is answered among its own classes (task-incremental), by its own rows of the head.
+model, with no data kept. Every row but `naive`, `magmax`, `joint` and one of `gcwm` merges the same experts, so that
+rows differ in how they merge alone. Each data set is answered among its own classes (task-incremental), by its own rows of the head.
 *ACC* is the mean accuracy over the data sets after the last one, *BWT* the mean over all but the last of accuracy at
 the end less accuracy just after the data set was merged, both in percent; intervals are Student's 95 % over the orders
 of the data sets. `individual experts` are the models before merging, one a data set: what merging could reach. Nothing
@@ -96,8 +96,8 @@ with the libraries:""", "", "| method | 2 experts | 6 experts |", "| --- | ---: 
             *(f"| {name} | {' | '.join(f'{value / 2**20:.0f} MiB' for value in peaks.values())} |" for name, peaks in
               {"opcm": opcm["memory"]["peak_bytes"], **{f"gcwm, {memory}": peaks for memory, peaks in
                                                        gcwm["memory"]["peak_bytes"].items()}}.items()), "",
-            "`ties`, `wudi` and `pcb` hold one layer of all experts at a time, as `all_history` does; the others add one "
-            "expert after another and hold what `opcm` does. Records: "
+            "`ties`, `wudi` and `pcb` hold one layer of all experts at a time, as `all_history` does; the others add "
+            "one expert after another and hold what `opcm` does. Records: "
             "`runs/reference/merging_speed.json`, `runs/reference/gcwm_speed.json`.", ""]
 
 
