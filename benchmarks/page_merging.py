@@ -30,7 +30,8 @@ def merging() -> list[str]:
     found = {name: _read(f"merging_{name}.json") for name in STREAMS}
     lines = [title, "", """An expert a data set is fine-tuned from the same pretrained weights and folded into one
 model, with no data kept. Every row but `naive`, `magmax`, `joint` and one of `gcwm` merges the same experts, so that
-rows differ in how they merge alone. Each data set is answered among its own classes (task-incremental), by its own rows of the head.
+rows differ in how they merge alone. Each data set is answered among its own classes (task-incremental), by its own rows
+of the head.
 *ACC* is the mean accuracy over the data sets after the last one, *BWT* the mean over all but the last of accuracy at
 the end less accuracy just after the data set was merged, both in percent; intervals are Student's 95 % over the orders
 of the data sets. `individual experts` are the models before merging, one a data set: what merging could reach. Nothing
