@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cl_framework.errors import ConfigError
+from cl_framework.experience_figures import is_figure
 from cl_framework.groups import group
 from cl_framework.plain_files import read_json
 from cl_framework.row_labels import labels_of
@@ -140,6 +141,8 @@ def _read(folder: Path, run: Summary | None, label: str) -> Diagnosis:
         matrices = {name: _matrix(summary.get(f"{name}_matrix", []))
                     for name in ("accuracy", "task_accuracy", "perplexity")}
         loss = tuple(tuple(math.log(value) for value in row) for row in matrices.pop("perplexity"))
+        if run is not None and len(steps) > len(matrices["accuracy"]):
+            raise ValueError(f"it has {len(steps)} experiences, and summary.json has {len(matrices['accuracy'])}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file} is damaged ({type(error).__name__}: {error}); remove it to leave this run out, or "
                           f"{_HOW}") from None
@@ -166,7 +169,7 @@ def _pairs(pairs: Iterable[Mapping[str, float | None]]) -> tuple[Numbers, ...]:
 
 
 def _numbers(values: Mapping[str, float | None]) -> Numbers:
-    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+    return {name: math.nan if value is None or not is_figure(value) else float(value) for name, value in values.items()}
 
 
 def _matrix(rows: Sequence[Sequence[float | None]]) -> tuple[tuple[float, ...], ...]:

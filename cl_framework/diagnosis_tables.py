@@ -54,6 +54,9 @@ def tables(label: str, runs: Sequence[Diagnosis]) -> Iterator[RenderableType]:
     words = [known[0].scenario, known[0].model] if known else []
     seeds = f"mean of {len(runs)} runs" if len(runs) > 1 else f"seed {known[0].seed}" if known else ""
     yield Text(" · ".join(word for word in (label, *words, seeds) if word), style="bold")
+    if not any(run.steps for run in runs):
+        yield Text("no experience has been diagnosed yet")
+        return
     if not any(step.layers for run in runs for step in run.steps):
         yield Text("the model has no weight matrix with both sides of 8 or more: nothing to diagnose")
         return

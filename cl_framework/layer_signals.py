@@ -48,8 +48,6 @@ _TOLERANCES = {"1e-4": 1e-4, "1e-3": 1e-3, "1e-2": 1e-2}
 """eta of the sparsities."""
 _SHARES = (0.1, 0.5)
 """alpha of the masks."""
-_EXACT = 256
-"""Conflicts are exact up to so many singular directions; of larger updates the leading ones are kept."""
 _ALIGNED, _ENERGY = 16, 0.9
 """Leading inputs of an alignment: at most so many, and the fewest that carry this share (GCWM, appendix J)."""
 
@@ -131,7 +129,7 @@ class _Direction:
         self.matrix = matrix
         self.norm = float(torch.linalg.matrix_norm(self.matrix))
         self.values, self._vectors = leading_spectrum(self.matrix)
-        self._factor = Spectrum(self.values[:_EXACT], self._vectors[:, :_EXACT]).factor
+        self._factor = Spectrum(self.values, self._vectors).factor
 
     def conflict(self, other: _Direction) -> float:
         return float(conflict(self._factor, other._factor))

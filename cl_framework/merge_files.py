@@ -152,15 +152,18 @@ def _class_of(name: str) -> Any:
         ConfigError: there is none of this name, or it does not merge.
     """
     from cl_framework.merging import Merging
-    from cl_framework.registry import load, plugins
+    from cl_framework.registry import load, plugins, unknown
 
-    cls = load("strategy", name)
-    if issubclass(cls, Merging) and dataclasses.is_dataclass(cls):
-        return cls
+    is_known = ":" in name or name in plugins("strategy")
+    if is_known:
+        cls = load("strategy", name)
+        if issubclass(cls, Merging) and dataclasses.is_dataclass(cls):
+            return cls
     able = []
     for other in plugins("strategy"):
         try:
             able += [other] if issubclass(load("strategy", other), Merging) else []
         except ClfError:
             continue
-    raise ConfigError(f"method={name} is no strategy that merges; there are {', '.join(able)}")
+    raise ConfigError(f"method={name} is no strategy that merges; there are {', '.join(able)}" if is_known else
+                      unknown("strategy that merges", name, able))

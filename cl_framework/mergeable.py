@@ -28,7 +28,7 @@ from cl_framework.merging import Layer
 Weights = Mapping[str, Tensor]
 """The tensors of one model by name. May read lazily: no two are asked for at once."""
 
-EMBEDDINGS = r"emb|\bwte\b|\bwpe\b|\bshared\b|relative_attention_bias"
+EMBEDDINGS = r"(?<![A-Za-z])emb|\bwte\b|\bwpe\b|\bshared\b|relative_attention_bias"
 """Finds the names of weights of two dimensions that are looked up by row, and are no linear layers."""
 
 _STATISTICS = ("running_mean", "running_var")

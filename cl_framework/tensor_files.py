@@ -103,6 +103,7 @@ def _header(path: Path) -> tuple[dict[str, Any], tuple[int, ...]]:
     """The header of a file, and what tells whether it is still the same."""
     try:
         stamp = _stamp(path)
+        path.open("rb").close()  # the library says of a file that may not be read that it is not there
         with safe_open(path, "pt"):  # the library checks lengths and offsets
             pass
         with path.open("rb") as file:

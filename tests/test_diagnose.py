@@ -105,6 +105,22 @@ def test_runs_without_diagnostics(runs, tmp_path, capsys):
     assert status == 2 and "summary.json is damaged" in " ".join(err.split())
 
 
+def test_diagnostics_of_other_experiences_or_beyond_numbers(runs, tmp_path, capsys):
+    one = next(runs.rglob("diagnostics.json")).parent
+    other = shutil.copytree(one, tmp_path / "other")
+    content = json.loads((one / "diagnostics.json").read_text())
+    last = content["experiences"][-1]
+    (other / "diagnostics.json").write_text(json.dumps({"experiences": [*content["experiences"], last]}))
+    status, _, err = said(capsys, f"run={other}")
+    assert status == 2 and "experiences, and summary.json has" in " ".join(err.split())
+    last["signals"]["update_norm"] = math.inf
+    (other / "diagnostics.json").write_text(json.dumps(content))
+    status, out, _ = said(capsys, f"run={other}", "format=json")
+    assert status == 0 and json.loads(out)["runs"][0]["experiences"][-1]["signals"]["update_norm"] is None
+    (other / "diagnostics.json").write_text('{"experiences": []}')
+    assert "no experience has been diagnosed yet" in said(capsys, f"run={other}")[1]
+
+
 def test_mistakes_are_told(runs, tmp_path, capsys):
     for words, expected in (([], "clf diagnose run=PATH"), ([f"run={tmp_path / 'none'}"], "run=PATH"),
                             ([f"run={runs}", "format=jsno"], "did you mean 'json'"),

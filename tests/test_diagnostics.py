@@ -148,12 +148,13 @@ def test_the_origin_is_compared_with_what_is_deployed():
     assert last["origin/update_norm"] < last["update_norm"]
 
 
-def test_big_updates_keep_their_leading_directions():
+@pytest.mark.parametrize("rank", [5, 300])
+def test_conflicts_of_large_updates_are_exact(rank):
     origin = torch.zeros(300, 320)
-    low_rank = [draw(300, 5, seed=i) @ draw(5, 320, seed=9 + i) for i in range(2)]
-    moments = [Moments(start=origin, trained=update, deployed=update) for update in low_rank]
+    updates = [draw(300, rank, seed=i) @ draw(rank, 320, seed=9 + i) for i in range(2)]
+    moments = [Moments(start=origin, trained=update, deployed=update) for update in updates]
     found = measured(origin, moments)[-1]
-    a, b = (update.double().numpy() for update in low_rank)
+    a, b = (update.double().numpy() for update in updates)
     nuclear = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     assert found.pairs[0]["conflict"] == pytest.approx(1 - 2 * nuclear / ((a**2).sum() + (b**2).sum()), abs=1e-6)
 

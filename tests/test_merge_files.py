@@ -120,7 +120,8 @@ def test_tensors_are_written_as_the_library_writes_them(tmp_path):
 
 @pytest.mark.parametrize(("words", "said"), [
     (["method=er"], "method=er is no strategy that merges; there are"),
-    (["method=opcn"], "unknown strategy 'opcn'; did you mean 'opcm'?"),
+    (["method=opcn"], "unknown strategy that merges 'opcn'; did you mean 'opcm'?"),
+    (["method=OPCM"], "unknown strategy that merges 'OPCM'; there are dare, gcwm, magmax, opcm, pcb, task_arithmetic"),
     (["alpah=0.5"], "unknown key 'alpah'; did you mean 'alpha'?"),
     (["alpha=2"], "alpha must be at most 1.0, got 2"),
     (["start=merged"], "start of opcm says how experts are trained"),

@@ -293,6 +293,16 @@ def test_names_and_shapes_say_what_a_tensor_is():
         ("other", True), ("other", False), ("conv", True), ("linear", True), ("other", True), ("other", True)]
 
 
+@pytest.mark.parametrize(("name", "kind"), [
+    ("ensemble.0.weight", "linear"), ("assembly.weight", "linear"), ("remember.weight", "linear"),
+    ("embeddings.word.weight", "other"), ("model.embed_tokens.weight", "other"), ("tok_emb.weight", "other"),
+    ("h.0.wte.weight", "other"), ("pos_embed.weight", "other")])
+def test_embeddings_are_known_by_their_names(name, kind):
+    base = {name: torch.zeros(4, 4)}
+    sorting = sort_tensors(base, {"B": {name: torch.ones(4, 4)}})
+    assert [layer.kind for layer in sorting.layers] == [kind]
+
+
 def test_tied_embeddings_stay_tied_and_count_once():
     base, experts = models(2)
     untied = merge_state_dicts(OPCM(), base, experts)
