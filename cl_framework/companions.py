@@ -12,13 +12,15 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from cl_framework.checkpoint import Vault
-from cl_framework.errors import ConfigError, Stopped
+from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.hardware import Hardware
 from cl_framework.lifeline import hold
 from cl_framework.team import joined
@@ -26,6 +28,8 @@ from cl_framework.types import StreamInfo
 
 _PATIENCE = 30.0
 """Seconds that companions have to end by themselves after the first process."""
+_LOOK = 0.05
+"""Seconds between two looks at whether they are there."""
 
 
 Companion = Callable[[AbstractContextManager[None]], None]
@@ -77,6 +81,7 @@ def accompanied(n: int, companion: Companion) -> Iterator[None]:
         for each in others:
             each.start()
         try:
+            _await(others, place)
             with joined(0, n, place):
                 yield
             for each in others:
@@ -87,13 +92,34 @@ def accompanied(n: int, companion: Companion) -> Iterator[None]:
                 each.join()
 
 
+def _await(others: Sequence[BaseProcess], place: str) -> None:
+    """Wait until all of them are about to meet: who waits there for one that has ended waits long.
+
+    Raises:
+        ClfError: one has ended.
+    """
+    for rank, each in enumerate(others, 1):
+        while not Path(f"{place}.{rank}").exists():
+            if not each.is_alive():
+                raise ClfError(f"process {rank} of this run ended before it began (status {each.exitcode}; out of "
+                               "memory?); give the same command again, or set trainer.processes=1")
+            time.sleep(_LOOK)
+
+
+@contextmanager
+def _meeting(rank: int, n: int, place: str) -> Iterator[None]:
+    Path(f"{place}.{rank}").touch()
+    with joined(rank, n, place):
+        yield
+
+
 def _accompany(companion: Companion, rank: int, n: int, place: str, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     hold(parent)
     logging.basicConfig(level=logging.ERROR, format=f"process {rank}: %(message)s")
     try:
-        companion(joined(rank, n, place))
+        companion(_meeting(rank, n, place))
     except Stopped:
         pass
     except Exception as error:  # the first process fails alike, and says so; where it does not, this says why

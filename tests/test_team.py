@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cl_framework import cli
-from cl_framework.companions import Borrowed, check_processes
+from cl_framework.companions import Borrowed, accompanied, check_processes
 from cl_framework.config import resolve
 from cl_framework.errors import ClfError, ConfigError
 from cl_framework.hardware import Hardware
@@ -199,6 +199,16 @@ def test_who_loses_the_other_says_so(tmp_path):
 def test_what_one_is_asked_all_are(tmp_path):
     assert together(lambda rank: [anywhere(rank == 1), anywhere(False)], tmp_path) == [[True, False]] * 2
     assert not anywhere(False) and anywhere(True) and team() is None
+
+
+def _end(meeting):
+    raise MemoryError
+
+
+def test_a_companion_that_ends_before_it_began_is_told():
+    with pytest.raises(ClfError, match=r"process 1 of this run ended before it began \(status 1; out of memory\?\)"), \
+            accompanied(2, _end):
+        pytest.fail("the run goes on")
 
 
 def test_a_companion_writes_no_checkpoint(tmp_path):
