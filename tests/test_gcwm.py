@@ -421,6 +421,15 @@ def test_regressions_on_other_inputs_are_both_solved():
         assert before > 1 and after < 1e-4 * before  # Adam takes rounding for a gradient, if a small one
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_updates_that_read_other_inputs_are_added_up_in_either_branch(alpha):
+    """Row spaces that are orthogonal in no common axes; Adam takes rounding for a gradient."""
+    turned = torch.linalg.qr(draw(12, 12, seed=5)).Q
+    updates = [draw(6, 4, seed=i) @ turned[4 * i:4 * i + 4] for i in range(3)]
+    ours = merged(GCWM(alpha_min=alpha, alpha_max=alpha), updates).update
+    assert (ours - sum(updates)).norm() < 1e-3 * sum(updates).norm()
+
+
 def test_opposite_targets_on_the_same_inputs_cannot_be():
     base, x, y = torch.zeros(4, 8, dtype=torch.float64), draw(20, 8, seed=2), draw(20, 8, seed=2) @ draw(8, 4, seed=3)
     updates = [fitted(base, x, target) for target in (y, -y)]

@@ -141,6 +141,14 @@ def test_linear_layers_alone_merged_twice_are_the_expert():
         torch.testing.assert_close(merged[name], value)
 
 
+def test_what_is_no_matrix_is_doubled_before_the_common_scale():
+    first = updates(1)[0]
+    merged, _ = merged_after([first, copy.deepcopy(first)])[-1]
+    doubled = {name: 2 * value if name == "a.bias" else value for name, value in first.items()}
+    for name, value in doubled.items():
+        torch.testing.assert_close(merged[name], value * norm(first) / norm(doubled))
+
+
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("scale", [1e-6, 0.3, 1e5])
 def test_the_scale_of_what_was_merged_does_not_matter(reading, scale):
@@ -235,15 +243,26 @@ def test_the_short_way_in_float32_is_the_decomposition(shape):
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_updates_in_rows_and_columns_of_their_own_are_summed(reading):
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (0.2, 3, 1)])
+def test_updates_in_rows_and_columns_of_their_own_are_summed(reading, sizes):
     layers, given = [Layer(name="w", kind="linear")], []
-    for t in range(3):
+    for t, size in enumerate(sizes):
         value = torch.zeros(9, 12, dtype=torch.float64)
         value[3 * t:3 * t + 3, 4 * t:4 * t + 4] = draw(3, 4, seed=t)
-        given.append({"w": value / value.norm()})
+        given.append({"w": size * value / value.norm()})
     merged, totals = merged_after(given, OPCM(projection=reading), layers)[-1]
-    assert totals.norm / totals.mean_norm == pytest.approx(math.sqrt(3), rel=1e-6)
-    torch.testing.assert_close(merged["w"], sum(each["w"] for each in given) / math.sqrt(3), rtol=1e-6, atol=1e-8)
+    factor = math.sqrt(sum(size ** 2 for size in sizes)) / (sum(sizes) / 3)
+    assert totals.norm / totals.mean_norm == pytest.approx(factor, rel=1e-6)
+    torch.testing.assert_close(merged["w"], sum(each["w"] for each in given) / factor, rtol=1e-6, atol=1e-8)
+
+
+def test_base_and_experts_stay_as_they_were():
+    base = {name: draw(*size, seed=90) for name, size in SIZES.items()}
+    experts = [{name: base[name] + value for name, value in update.items()} for update in updates(3)]
+    given = copy.deepcopy((base, experts))
+    merge_state_dicts(OPCM(), base, experts)
+    for old, new in zip((given[0], *given[1]), (base, *experts), strict=True):
+        assert all(torch.equal(old[name], new[name]) for name in SIZES)
 
 
 def test_what_is_no_matrix_is_summed_before_the_common_scale():

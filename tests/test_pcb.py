@@ -178,7 +178,7 @@ def test_a_parameter_against_the_majority_drops(balance):
 
 def test_in_the_linear_range_it_grows_with_the_updates():
     updates = [draw(seed) for seed in range(3)]
-    close(merged(PCB(), [10 * update for update in updates]), 10 * merged(PCB(), updates), rtol=1e-3)
+    close(merged(PCB(), [10 * update for update in updates]), 10 * merged(PCB(), updates), rtol=1e-6)
 
 
 def test_a_coefficient_of_zero_is_the_base():
