@@ -2,6 +2,7 @@
 
     python benchmarks/merging_language.py                  # about 90 minutes of one core; goes on where it was stopped
     python benchmarks/merging_language.py report           # write the record of what has been run
+    python benchmarks/merging_language.py restore          # put the runs of the record back, to go on elsewhere
     python benchmarks/merging_language.py --smoke FOLDER   # every step of it, on a tiny model and a few short passages
 
 An expert a topic is fine-tuned from the same weights, beside them (LoRA) or in all of them. Every method that begins
@@ -158,6 +159,14 @@ def report(settings: dict[str, Any], out: Path, record: Path) -> None:
                         "rows": rows})
 
 
+def restore(out: Path, record: Path) -> None:
+    """Put the runs of the record where `run` looks for them, but those of rows whose fields have changed."""
+    for row in json.loads(record.read_text())["rows"]:
+        if ROWS[row["adapter"]].get(row["row"]) == (row["strategy"], row["fields"]):
+            for each in row["runs"]:
+                write_json(_place(out, row["adapter"], row["row"]) / f"{each['order']}.json", each)
+
+
 def _place(out: Path, adapter: str, label: str) -> Path:
     return out / adapter / label.replace(", ", "_").replace(" ", "_")
 
@@ -167,6 +176,9 @@ def main(verb: str, smoke: Path | None) -> None:
     torch.set_num_threads(1)
     settings = SETTINGS if smoke is None else SETTINGS | SMOKE
     out, record = (OUT, RECORD) if smoke is None else (smoke, smoke / RECORD.name)
+    if verb == "restore":
+        restore(out, record)
+        return
     for adapter, labels in ROWS.items() if verb == "run" else ():
         for label in labels:
             for order in ORDERS:
@@ -176,7 +188,7 @@ def main(verb: str, smoke: Path | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Merging on a language model.")
-    parser.add_argument("verb", choices=["run", "report"], nargs="?", default="run")
+    parser.add_argument("verb", choices=["run", "report", "restore"], nargs="?", default="run")
     parser.add_argument("--smoke", type=Path, metavar="FOLDER", help="a try with a tiny model; none of it is a result")
     given = parser.parse_args()
     main(given.verb, given.smoke)
