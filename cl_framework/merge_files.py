@@ -57,9 +57,10 @@ def merge_verb(command: Command) -> int:
     with heeding():
         merged = merge_files(rule, Path(str(given["base"])), experts, out, seed=seed, method=name, **patterns)
     n_kept = len(merged) - len(merged.sorting.layers) - len(merged.sorting.statistics) - len(merged.sorting.tied)
+    still = f" ({merged.merger.n_still} of them without an update that is left)" if merged.merger.n_still else ""
     print(f"merged {len(experts)} expert{'s' * (len(experts) > 1)} with {name}: {len(merged.sorting.layers)} tensors "
-          f"merged, {len(merged.sorting.tied)} tied to them, {len(merged.sorting.statistics)} averaged, {n_kept} of "
-          "the base")
+          f"merged{still}, {len(merged.sorting.tied)} tied to them, {len(merged.sorting.statistics)} averaged, "
+          f"{n_kept} of the base")
     for key, value in {"factor": merged.merger.factor, "mean_update_norm": merged.merger.totals.mean_norm,
                        **merged.merger.notes}.items():
         print(f"  {key:24} {value:.6g}")

@@ -122,6 +122,8 @@ class Merger:
         self.merged: Mapping[str, Tensor] = {}
         self.kept: list[Update] = []
         self.notes: dict[str, float] = {}
+        self.n_still = 0
+        """Tensors of which the last merge left no update."""
 
     def absorb(self, updates: Sequence[Update]) -> None:
         """Merge these experts with those before. An expert that fails leaves what was merged before it.
@@ -152,7 +154,7 @@ class Merger:
         n = before.n_experts + len(norms)
         self.totals = Totals(n_experts=n, mean_norm=(before.n_experts * before.mean_norm + sum(norms)) / n,
                              norm=math.hypot(*sizes), seed=before.seed)
-        self.merged = merged
+        self.merged, self.n_still = merged, sizes.count(0.0)
         self.notes = {key: sum(values) / len(values) for key, values in notes.items()}
 
     @property

@@ -79,7 +79,9 @@ def test_files_merge_like_state_dicts(files, method, capsys):
     expected = merge_state_dicts(load("strategy", method)(), base, experts, seed=3)
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) and ours[name].dtype == base[name].dtype for name in ours)
-    assert f"merged 3 experts with {method}: 5 tensors merged, 0 tied to them, 1 averaged, 1 of the base" in \
+    still = {"dare": " (2 of them without an update that is left)",
+             "gcwm": " (3 of them without an update that is left)"}.get(method, "")
+    assert f"merged 3 experts with {method}: 5 tensors merged{still}, 0 tied to them, 1 averaged, 1 of the base" in \
         capsys.readouterr().out
     assert leftovers(files) == []
 
