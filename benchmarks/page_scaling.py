@@ -18,7 +18,7 @@ from matplotlib.typing import LineStyleType
 from cl_framework.diagrams import written
 
 RUNS, GPUS, EXPERIENCES, MINUTES, ON_A_NODE = 10_000, 64, 20, (1, 10, 60), 8
-WRITES = 7
+WRITES = 5
 """Files that an experience opens for writing: tests/test_counts_commands.py."""
 _LOOKS: tuple[tuple[str, LineStyleType, str], ...] = (("#0072B2", "-", "o"), ("#D55E00", (0, (5, 2)), "s"))
 _TEXT, _SMALL = 9, 8
@@ -121,12 +121,28 @@ def scaling(folder: Path, images: Path) -> list[str]:
         "![milliseconds a step, over the rows of the buffer](images/scaling-memory.svg)", "",
         f"Ten rows offered and ten drawn at batch 10. With {largest['capacity']:,} rows ours takes "
         f"{largest['ours_over_bare']['median']:.1f} x the time of Vitter's algorithm R on bare tensors, which grows, "
-        "too: it permutes all places for a draw. Ours also looks for the largest keys at every step, the price of a "
-        "sample that does not depend on how rows were cut into batches.", "",
+        "too: it permutes all places for a draw. Ours keeps its keys in a heap, the price of a sample that does not "
+        "depend on how rows were cut into batches.", "",
         "![seconds on the clock, with one worker and two](images/scaling-processes.svg)", "",
         f"Two workers are {gain['median']:.2f} x as fast as one ({gain['lowest']:.2f} to {gain['highest']:.2f}), at a "
-        f"load of {record['load_before']:.1f} of other work before it began. Distributed training of one run is not "
-        "built, so there is no line for it."]
+        f"load of {record['load_before']:.1f} of other work before it began.", "", *_shared(folder)]
+
+
+def _shared(folder: Path) -> list[str]:
+    """What `trainer.processes=2` gains."""
+    record = read(folder, "team_speed")
+    if record is None:
+        return ["One run in two processes: `python benchmarks/team_speed.py` has not been run yet."]
+    lines = ["One run whose rows two processes share (`trainer.processes=2`), by the clock, one thread each, images of "
+             "32 x 32 in color; losses of both agree to rounding:", "",
+             "| network | batch | one process | two | two are faster by | losses differ by |",
+             "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for case in record["cases"]:
+        gain, taken = case["one_over_two"], case["milliseconds_a_step"]
+        lines.append(f"| {case['model']} | {case['batch_size']} | {taken['1']:.1f} ms | {taken['2']:.1f} ms | "
+                     f"{gain['median']:.2f} x ({gain['lowest']:.2f} to {gain['highest']:.2f}) | "
+                     f"{case['largest_relative_difference_of_a_loss']:.0e} |")
+    return lines
 
 
 def on_paper(folder: Path) -> list[str]:
