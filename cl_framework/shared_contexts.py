@@ -22,6 +22,8 @@ from cl_framework.types import Inputs
 
 _WORTH = 0.75
 """Share of the tokens, padding among them, that packed rows may have at most; above it rows stay as they are."""
+_WIDE = 4
+"""How many times the pairs of tokens, which attention looks at, they may have: long answers side by side have many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,8 @@ def packed(x: Inputs, n_scored: int) -> Packed | None:
         groups.setdefault(context, []).append(row)
     n_context = max(map(len, groups))
     width = n_context + max(sum(len(texts[row][1]) for row in rows) for rows in groups.values())
-    if len(groups) * width > _WORTH * len(texts) * length:
+    if len(groups) * width > _WORTH * len(texts) * length or \
+            len(groups) * width**2 > _WIDE * len(texts) * length**2:
         return None
     ids, positions = torch.zeros(2, len(groups), width, dtype=torch.int64)
     owner = torch.full((len(groups), width), -1)  # -1: padding, 0: the context, k: the k-th answer

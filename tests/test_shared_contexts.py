@@ -70,6 +70,9 @@ def test_rows_that_share_nothing_or_little_stay_as_they_are() -> None:
     alone = rows((A, [1]), (B, [1]), (C, [1]))
     passages = rows(*(([1], list(range(2, 30 + k))) for k in range(6)))
     assert packed(alone, 1) is None and packed(passages, 33) is None
+    long = [(list(range(100)), [k] * 256) for k in range(64)]
+    assert packed(rows(*long), 256) is None, "attention over 16,484 columns costs more than the contexts"
+    assert packed(rows(*((context, answer[:16]) for context, answer in long[:8])), 16) is not None
 
 
 @pytest.mark.parametrize("seed", range(20))
