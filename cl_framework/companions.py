@@ -1,29 +1,28 @@
 """The other processes of a run with `trainer.processes=2` or more: each does the same run, and writes nothing.
 
 They are started when the first one has its model, and see what it sees: the same job, and its last checkpoint. They
-pay no heed to signals; where the first is asked to end, it tells them between two chunks (`cl_framework.team`).
+hear no signals, having a session of their own; where the first is asked to end, it tells them between two chunks
+(`cl_framework.team`), and they end with it where it is killed.
 """
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
+import json
 import os
-import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cl_framework.checkpoint import Vault
-from cl_framework.errors import ClfError, ConfigError, Stopped
+from cl_framework.errors import ClfError, ConfigError
 from cl_framework.hardware import Hardware
-from cl_framework.lifeline import hold
-from cl_framework.team import joined
+from cl_framework.stopping import is_asked, leave
+from cl_framework.team import Alone, joined
 from cl_framework.types import StreamInfo
 
 _PATIENCE = 30.0
@@ -32,12 +31,26 @@ _LOOK = 0.05
 """Seconds between two looks at whether they are there."""
 
 
-Companion = Callable[[AbstractContextManager[None]], None]
-"""What another process does: inside the context that it is given it is one of the team."""
+class Part(TypedDict):
+    """The run that is shared, as plain data."""
+
+    tree: dict[str, Any]
+    protocol: str | None
+    experiences: int
+    checkpoints: str
+
+
+class Order(Part):
+    """What a companion is told."""
+
+    rank: int
+    n: int
+    place: str
+    parent: int
 
 
 class Borrowed(Vault):
-    """The checkpoints of another process: they are read alone."""
+    """The checkpoints of another process: this one writes none."""
 
     def save(self, state: dict[str, Any], experience: int, step: int) -> Path:
         """Nothing: the first process writes it."""
@@ -63,65 +76,63 @@ def check_processes(hardware: Hardware, info: StreamInfo) -> None:
 
 
 @contextmanager
-def accompanied(n: int, companion: Companion) -> Iterator[None]:
+def accompanied(n: int, part: Part) -> Iterator[None]:
     """Inside, n processes learn the run, of which this is the first.
 
     Args:
         n: how many; 1 starts none.
-        companion: what each of the others does; it travels to them.
+        part: what the others are told.
+
+    Raises:
+        ClfError: one of them ended, with its last words where it had some.
     """
     if n == 1:
         yield
         return
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         place = str(Path(folder) / "meeting")
-        others = [context.Process(target=_accompany, args=(companion, rank, n, place, os.getpid()), daemon=True)
+        others = [_started({**part, "rank": rank, "n": n, "place": place, "parent": os.getpid()})
                   for rank in range(1, n)]
-        for each in others:
-            each.start()
         try:
             _await(others, place)
             with joined(0, n, place):
                 yield
             for each in others:
-                each.join(_PATIENCE)
+                each.wait(_PATIENCE)
+        except (Alone, subprocess.TimeoutExpired) as error:
+            words = "; ".join(filter(None, (_words(place, rank) for rank in range(1, n))))
+            raise ClfError(f"{error}{f' (it said: {words})' if words else ''}") from error
         finally:
             for each in others:
                 each.kill()
-                each.join()
+                each.wait()
 
 
-def _await(others: Sequence[BaseProcess], place: str) -> None:
+def _started(order: Order) -> subprocess.Popen[bytes]:
+    path = Path(f"{order['place']}.{order['rank']}.json")
+    path.write_text(json.dumps(order))
+    with path.with_suffix(".words").open("wb") as words:
+        return subprocess.Popen([sys.executable, "-m", "cl_framework.companion", str(path)], start_new_session=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words)
+
+
+def _words(place: str, rank: int) -> str:
+    """The last line that a companion has written."""
+    return next(reversed(Path(f"{place}.{rank}.words").read_text(errors="replace").split("\n")[:-1]), "")
+
+
+def _await(others: Sequence[subprocess.Popen[bytes]], place: str) -> None:
     """Wait until all of them are about to meet: who waits there for one that has ended waits long.
 
     Raises:
-        ClfError: one has ended.
+        Alone: one has ended.
+        Stopped: a signal asks for it.
     """
     for rank, each in enumerate(others, 1):
         while not Path(f"{place}.{rank}").exists():
-            if not each.is_alive():
-                raise ClfError(f"process {rank} of this run ended before it began (status {each.exitcode}; out of "
-                               "memory?); give the same command again, or set trainer.processes=1")
+            if is_asked():
+                leave(is_saved=False)
+            if each.poll() is not None:
+                raise Alone(f"process {rank} of this run ended before it began (status {each.returncode}); give the "
+                            "same command again, or set trainer.processes=1")
             time.sleep(_LOOK)
-
-
-@contextmanager
-def _meeting(rank: int, n: int, place: str) -> Iterator[None]:
-    Path(f"{place}.{rank}").touch()
-    with joined(rank, n, place):
-        yield
-
-
-def _accompany(companion: Companion, rank: int, n: int, place: str, parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    hold(parent)
-    logging.basicConfig(level=logging.ERROR, format=f"process {rank}: %(message)s")
-    try:
-        companion(_meeting(rank, n, place))
-    except Stopped:
-        pass
-    except Exception as error:  # the first process fails alike, and says so; where it does not, this says why
-        logging.getLogger(__name__).info("%s: %s", type(error).__name__, error)
-        sys.exit(1)

@@ -131,7 +131,7 @@ class LanguageModel(Model):
         length = x["ids"].shape[1]
         is_scored = x["is_answer"].any(0)
         n = length - int(is_scored.int().argmax()) if bool(is_scored.any()) else 1
-        shared = packed(x, n) if n > 1 else None
+        shared = packed(x, n, self.n_context) if n > 1 else None
         if shared is not None:
             return self._forward_packed(shared)
         columns = torch.arange(length - n - 1, length - 1, device=self.device)

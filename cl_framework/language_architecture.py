@@ -70,5 +70,12 @@ class LanguageArchitecture(Architecture):
         adapter = Adapter(network, self.rank, self.alpha, name) if self.adapter == "lora" else None
         sampling = Sampling(temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
         rows = Rows(vocabulary, self.seed_prompt, self.max_tokens)
-        return LanguageModel(rows, network, int(network.config.max_position_embeddings), sampling, adapter)
+        return LanguageModel(rows, network, _n_context(network.config), sampling, adapter)
 
+
+def _n_context(config: Any) -> int:
+    """The longest row that a network takes, all of whose tokens see all before them: where some layer looks at a window
+    of the last tokens alone, no more than that. Answers that share a context are told apart by masks, which know no
+    windows."""
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_window")]
+    return min([int(config.max_position_embeddings), *(window for window in windows if isinstance(window, int))])

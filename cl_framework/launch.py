@@ -7,7 +7,7 @@ import json
 import logging
 import traceback
 from collections.abc import Hashable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from cl_framework.checkpoint import Vault
-from cl_framework.companions import Borrowed, accompanied, check_processes
+from cl_framework.companions import accompanied, check_processes
 from cl_framework.config import from_tree
 from cl_framework.errors import ClfError, ConfigError, Stopped
 from cl_framework.files import write_json
@@ -125,7 +125,8 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     vault = Vault(folder.checkpoints, job.hash)
     with finishing():
         try:
-            with accompanied(job.hardware.processes, partial(accompany, Ticket(0, job), folder.checkpoints)):
+            with accompanied(job.hardware.processes, {"tree": job.tree, "protocol": job.protocol, "experiences":
+                             job.experiences, "checkpoints": str(folder.checkpoints)}):
                 record = run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed,
                                     hardware=job.hardware, vault=vault, observer=observer)
         finally:
@@ -136,19 +137,6 @@ def _execute(job: Job, folder: RunFolder, command: str, console: Console) -> dic
     summary = folder.summary()
     assert summary is not None
     return summary
-
-
-def accompany(ticket: Ticket, checkpoints: Path, meeting: AbstractContextManager[None]) -> None:
-    """Do in another process what the first one does, but for what it writes."""
-    job = ticket.job
-    torch.set_num_threads(job.hardware.threads)
-    with only(job.scenario, job.name("scenario"), job.phase):
-        stream = open_stream(job)
-        model = build_model(job.architecture, stream.info, job.seed)
-        prepare_model(job, stream, model, Console(quiet=True))
-        with meeting:
-            run_stream(job.strategy, stream, model, recipe=job.recipe, seed=job.seed, hardware=job.hardware,
-                       vault=Borrowed(checkpoints, job.hash))
 
 
 def prepare_model(job: Job, stream: Stream, model: Model, console: Console) -> None:
@@ -208,10 +196,11 @@ class Ticket:
     job: Job
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _ticket, (self.number, self.job.tree, self.job.protocol, self.job.experiences)
+        return ticket_of, (self.number, self.job.tree, self.job.protocol, self.job.experiences)
 
 
-def _ticket(number: int, tree: dict[str, Any], protocol: str | None, experiences: int) -> Ticket:
+def ticket_of(number: int, tree: dict[str, Any], protocol: str | None, experiences: int) -> Ticket:
+    """A ticket from plain data."""
     return Ticket(number, replace(from_tree(tree), protocol=protocol, experiences=experiences))
 
 

@@ -249,7 +249,7 @@ class _Run:
     def pause(self, optimizer: Optimizer | None, losses: Sequence[float]) -> None:
         """Between two chunks: write a checkpoint where one is due, and leave where a signal asks for that."""
         is_leaving = anywhere(is_asked())
-        is_due = is_leaving or time.monotonic() - self._saved_at >= self.recipe.checkpoint_every
+        is_due = is_leaving or anywhere(time.monotonic() - self._saved_at >= self.recipe.checkpoint_every)
         if self.vault is not None and is_due:
             self.save(optimizer, losses, is_inside=True)
         self.observer.stepped(self.cursor, losses)

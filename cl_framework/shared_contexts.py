@@ -22,7 +22,7 @@ from cl_framework.types import Inputs
 
 _WORTH = 0.75
 """Share of the tokens, padding among them, that packed rows may have at most; above it rows stay as they are."""
-_WIDE = 4
+_WIDE = 2
 """How many times the pairs of tokens, which attention looks at, they may have: long answers side by side have many."""
 
 
@@ -55,12 +55,13 @@ class Packed:
         return added.masked_fill_(~self.is_seen, torch.finfo(kind).min).unsqueeze(1)
 
 
-def packed(x: Inputs, n_scored: int) -> Packed | None:
+def packed(x: Inputs, n_scored: int, n_most: int = 1 << 20) -> Packed | None:
     """Rows packed by their contexts; None where that saves too little.
 
     Args:
         x: preprocessed rows whose answers end in the last column.
         n_scored: S, the columns that hold answers.
+        n_most: columns that a packed row may have.
     """
     assert not isinstance(x, Tensor)
     length, device = x["ids"].shape[1], x["ids"].device
@@ -71,7 +72,7 @@ def packed(x: Inputs, n_scored: int) -> Packed | None:
         groups.setdefault(context, []).append(row)
     n_context = max(map(len, groups))
     width = n_context + max(sum(len(texts[row][1]) for row in rows) for rows in groups.values())
-    if len(groups) * width > _WORTH * len(texts) * length or \
+    if width > n_most or len(groups) * width > _WORTH * len(texts) * length or \
             len(groups) * width**2 > _WIDE * len(texts) * length**2:
         return None
     ids, positions = torch.zeros(2, len(groups), width, dtype=torch.int64)

@@ -12,6 +12,7 @@ that are averaged; here the loss is not a mean over parts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,11 +28,15 @@ from cl_framework.models import Model
 from cl_framework.types import Inputs, Output
 
 
+class Alone(ClfError):
+    """Another process of the run has ended."""
+
+
 class Team:
     """What the processes do together; a process group has been made.
 
     Raises:
-        ClfError: in any of its methods: a process has ended.
+        Alone: in any of its methods: a process has ended.
     """
 
     def __init__(self) -> None:
@@ -44,7 +49,7 @@ class Team:
             ConfigError: the network draws random numbers, which the parts would share out otherwise than one process.
         """
         n = len(next(iter(x.values())) if isinstance(x, Mapping) else x)
-        if n < self.size:  # every process answers all of them
+        if n < 2 * self.size:  # every process answers all: a part of one row has no moments
             everything: Output = model(x)
             return everything
         sizes = [len(part) for part in torch.arange(n).tensor_split(self.size)]
@@ -52,7 +57,7 @@ class Team:
         own = slice(begin, begin + sizes[self.rank])
         part = {name: value[own] for name, value in x.items()} if isinstance(x, Mapping) else x[own]
         before = torch.get_rng_state()
-        with _telling(), _WholeBatch():
+        with _WholeBatch():
             output = model(part)
             if not torch.equal(before, torch.get_rng_state()):
                 raise ConfigError("the network draws random numbers in its forward pass (dropout?), and processes that "
@@ -68,8 +73,7 @@ class Team:
         flags = learned[0].new_tensor([float(each.grad is not None) for each in learned])
         whole = torch.cat([flags, *((torch.zeros_like(each) if each.grad is None else each.grad).flatten()
                                     for each in learned)])
-        with _telling():
-            dist.all_reduce(whole)
+        _finish(dist.all_reduce(whole, async_op=True))
         has, start = (whole[: len(learned)] > 0).tolist(), len(learned)
         for each, is_there in zip(learned, has, strict=True):
             if is_there:
@@ -80,8 +84,7 @@ class Team:
     def is_any(self, flag: bool) -> bool:
         """Whether it holds in any process."""
         found = torch.tensor([flag], dtype=torch.int64)
-        with _telling():
-            dist.all_reduce(found)
+        _finish(dist.all_reduce(found, async_op=True))
         return bool(found)
 
     def check(self, losses: Sequence[float]) -> None:
@@ -92,8 +95,7 @@ class Team:
         """
         own = torch.tensor(losses, dtype=torch.float64)
         first = own.clone()
-        with _telling():
-            dist.broadcast(first, 0)
+        _finish(dist.broadcast(first, 0, async_op=True))
         if self.is_any(not torch.equal(own.nan_to_num(), first.nan_to_num())):
             raise ClfError("the processes of this run no longer compute the same losses: something in it depends on "
                            "more than its seed, a clock or an order of hashes say; set trainer.processes=1")
@@ -108,7 +110,7 @@ class _Gathered(torch.autograd.Function):
         sent = part.new_zeros(max(sizes), *part.shape[1:])
         sent[: len(part)] = part
         parts = [torch.empty_like(sent) for _ in sizes]
-        dist.all_gather(parts, sent)
+        _finish(dist.all_gather(parts, sent, async_op=True))
         return torch.cat([each[:n] for each, n in zip(parts, sizes, strict=True)])
 
     @staticmethod
@@ -135,8 +137,7 @@ class _Summed(torch.autograd.Function):
 
 def _sum(part: Tensor) -> Tensor:
     whole = part.clone(memory_format=torch.contiguous_format)
-    with _telling():
-        dist.all_reduce(whole)
+    _finish(dist.all_reduce(whole, async_op=True))
     return whole
 
 
@@ -163,7 +164,8 @@ class _WholeBatch(TorchFunctionMode):
 def _normalised(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
                 bias: Tensor | None = None, training: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
     """Ioffe and Szegedy, "Batch Normalization", ICML 2015, algorithm 1, over all processes."""
-    over, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+    kind, over, shape = x.dtype, [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+    x = x.to(torch.promote_types(kind, torch.float32))
     n = _sum(x.new_tensor(float(x.numel() // x.shape[1])))
     mean = _summed(x.sum(over)) / n
     centred = x - mean.view(shape)
@@ -174,22 +176,25 @@ def _normalised(x: Tensor, running_mean: Tensor | None, running_var: Tensor | No
                 kept.lerp_(new.to(kept.dtype), momentum)
     scale = (var + eps).rsqrt() if weight is None else weight * (var + eps).rsqrt()
     found: Tensor = centred * scale.view(shape)
-    return found if bias is None else found + bias.view(shape)
+    return (found if bias is None else found + bias.view(shape)).to(kind)
 
 
-@contextmanager
-def _telling() -> Iterator[None]:
-    """What goes wrong between processes, in words."""
+def _finish(work: Any) -> None:
+    """Wait for an exchange; signals are heard meanwhile, which they are not inside the library.
+
+    Raises:
+        Alone: a process has ended.
+    """
     try:
-        yield
-    except dist.DistError as error:
-        raise ClfError(_ENDED) from error
+        while not work.is_completed():
+            time.sleep(_LOOK)
+        work.wait()
     except RuntimeError as error:
-        if any(sign in str(error) for sign in ("Connection", "gloo", "Timed out", "Socket")):
-            raise ClfError(_ENDED) from error
-        raise
+        raise Alone(_ENDED) from error
 
 
+_LOOK = 2e-5
+"""Seconds between two looks at whether an exchange is over."""
 _ENDED = ("another process of this run has ended (killed, or out of memory?); give the same command again: it goes on "
           "from its last checkpoint")
 _TEAM: list[Team] = []

@@ -1,6 +1,7 @@
 """A run that several processes share learns what one process learns, to rounding, whatever the strategy."""
 
 import contextlib
+import json
 import multiprocessing
 import queue
 import traceback
@@ -16,7 +17,7 @@ from cl_framework.companions import Borrowed, accompanied, check_processes
 from cl_framework.config import resolve
 from cl_framework.errors import ClfError, ConfigError
 from cl_framework.hardware import Hardware
-from cl_framework.models import Head, Model
+from cl_framework.models import MLP, Head, Model
 from cl_framework.protocol import run_stream
 from cl_framework.resnets import SlimResNet18
 from cl_framework.strategy import Strategy
@@ -67,9 +68,9 @@ def fine(found):
 def network(kind):
     """A model in float64 whose classes are all known."""
     torch.manual_seed(0)
-    if kind == "slim_resnet18":
-        info = StreamInfo(n_experiences=1, n_classes=6, input_shape=(3, 16, 16))
-        model = SlimResNet18().build(info)
+    if kind in ("slim_resnet18", "mlp with batchnorm"):
+        info = StreamInfo(n_experiences=1, n_classes=6, input_shape=rows(kind, 1).shape[1:])
+        model = (SlimResNet18() if kind == "slim_resnet18" else MLP(hidden=[12], norm="batch")).build(info)
     else:
         stages = {"mlp": [], "batchnorm": [nn.BatchNorm1d(12)], "unaffine": [nn.BatchNorm1d(12, affine=False)],
                   "momentless": [nn.BatchNorm1d(12, track_running_stats=False)]}[kind]
@@ -106,8 +107,8 @@ def differentiated(kind, n):
         torch.cat([value.flatten() for value in moments]) if moments else torch.zeros(1)))]
 
 
-@pytest.mark.parametrize("kind", ["mlp", "batchnorm", "unaffine", "momentless", "slim_resnet18"])
-@pytest.mark.parametrize(("size", "n"), [(2, 8), (3, 7), (3, 2)])
+@pytest.mark.parametrize("kind", ["mlp", "batchnorm", "unaffine", "momentless", "mlp with batchnorm", "slim_resnet18"])
+@pytest.mark.parametrize(("size", "n"), [(2, 8), (2, 2), (2, 3), (2, 4), (3, 7), (3, 2)])
 def test_gradients_and_moments_are_those_of_one_process(tmp_path, kind, size, n):
     expected = differentiated(kind, n)
     for found in fine(together(lambda rank: differentiated(kind, n), tmp_path, size)):
@@ -201,13 +202,10 @@ def test_what_one_is_asked_all_are(tmp_path):
     assert not anywhere(False) and anywhere(True) and team() is None
 
 
-def _end(meeting):
-    raise MemoryError
-
-
-def test_a_companion_that_ends_before_it_began_is_told():
-    with pytest.raises(ClfError, match=r"process 1 of this run ended before it began \(status 1; out of memory\?\)"), \
-            accompanied(2, _end):
+def test_a_companion_that_ends_before_it_began_says_why(tmp_path):
+    part = {"tree": {"nonsense": 1}, "protocol": None, "experiences": 0, "checkpoints": str(tmp_path)}
+    with pytest.raises(ClfError, match=r"process 1 of this run ended before it began .*it said: \w+Error"), \
+            accompanied(2, part):
         pytest.fail("the run goes on")
 
 
@@ -233,12 +231,15 @@ def test_one_process_is_what_earlier_runs_had():
     assert resolve({**base, "trainer.processes": 2}).hash != "70030b8936"
 
 
-def test_a_command_with_two_processes(tmp_path, capsys):
-    """Started, finished, and found finished; the tables are those of one process."""
+@pytest.mark.parametrize("more", [[], ["launcher=local", "workers=1", "seed=0,1"]])
+def test_a_command_with_two_processes(tmp_path, more):
+    """Accuracies are those of one process, also where a worker starts the other process."""
     found = []
     for n in (2, 1):
         with contextlib.chdir(tmp_path):
             assert cli.main(["train", "scenario=split_digits", "strategy=er", "train.epochs=1", "train.optimizer=sgd",
-                             f"trainer.processes={n}", f"out={tmp_path / str(n)}", "track.wandb=disabled"]) == 0
-        found.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("   ")])
-    assert found[0] == found[1] and found[0]
+                             "model.norm=batch", "train.batch_size=7", f"trainer.processes={n}",
+                             f"out={tmp_path / str(n)}", "track.wandb=disabled", *more]) == 0
+        found.append([json.loads(path.read_text())["accuracy_matrix"]
+                      for path in sorted((tmp_path / str(n)).rglob("summary.json"), key=lambda path: path.parent.name)])
+    assert found[0] == found[1] and len(found[0]) == (2 if more else 1)
