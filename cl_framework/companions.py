@@ -96,16 +96,18 @@ def accompanied(n: int, part: Part) -> Iterator[None]:
         try:
             _await(others, place)
             with joined(0, n, place):
-                yield
+                try:
+                    yield
+                except BaseException:
+                    _end(others)  # first, as leaving the team waits for what is under way
+                    raise
             for each in others:
                 each.wait(_PATIENCE)
         except (Alone, subprocess.TimeoutExpired) as error:
             words = "; ".join(filter(None, (_words(place, rank) for rank in range(1, n))))
             raise ClfError(f"{error}{f' (it said: {words})' if words else ''}") from error
         finally:
-            for each in others:
-                each.kill()
-                each.wait()
+            _end(others)
 
 
 def _started(order: Order) -> subprocess.Popen[bytes]:
@@ -114,6 +116,12 @@ def _started(order: Order) -> subprocess.Popen[bytes]:
     with path.with_suffix(".words").open("wb") as words:
         return subprocess.Popen([sys.executable, "-m", "cl_framework.companion", str(path)], start_new_session=True,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words)
+
+
+def _end(others: Sequence[subprocess.Popen[bytes]]) -> None:
+    for each in others:
+        each.kill()
+        each.wait()
 
 
 def _words(place: str, rank: int) -> str:
