@@ -156,6 +156,8 @@ def report(settings: dict[str, Any], out: Path, record: Path) -> None:
     write_json(record, {"command": "python benchmarks/merging_language.py", "settings": settings, "rates": RATES,
                         "python": platform.python_version(), "torch": torch.__version__,
                         "git_commits": sorted({run["git_commit"] for row in rows for run in row["runs"]}),
+                        "not_run_yet": [f"{label} ({adapter})" for adapter, labels in ROWS.items() for label in labels
+                                        if not any((row["adapter"], row["row"]) == (adapter, label) for row in rows)],
                         "rows": rows})
 
 

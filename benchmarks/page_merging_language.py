@@ -32,6 +32,8 @@ most of these methods end alike in any.""", ""]
         rows = [row for row in record["rows"] if row["adapter"] == adapter]
         if rows:
             lines += [f"{title.format(rate=record['rates'][adapter])}:", "", *_table(rows), ""]
+    waiting = record.get("not_run_yet", [])
+    lines += [f"Not run yet (none stands for all weights): {', '.join(waiting)}.", ""] if waiting else []
     return [*lines, f"Commits {', '.join(record['git_commits'])}; Python {record['python']}, torch {record['torch']}. "
                     f"Record: `runs/reference/{FILE}` (`{record['command']}`).", ""]
 
