@@ -16,12 +16,14 @@ from cl_framework.isolation import only
 from cl_framework.launch import Ticket, open_stream, prepare_model, ticket_of
 from cl_framework.lifeline import hold
 from cl_framework.protocol import build_model, run_stream
+from cl_framework.registry import see_current_folder
 from cl_framework.team import joined
 
 
 def main(order: Order) -> None:
     """Do what the first process does, but for what it writes."""
     hold(order["parent"])
+    see_current_folder()
     ticket: Ticket = ticket_of(0, order["tree"], order["protocol"], order["experiences"])
     job = ticket.job
     torch.set_num_threads(job.hardware.threads)

@@ -114,8 +114,8 @@ def _started(order: Order) -> subprocess.Popen[bytes]:
     path = Path(f"{order['place']}.{order['rank']}.json")
     path.write_text(json.dumps(order))
     with path.with_suffix(".words").open("wb") as words:
-        return subprocess.Popen([sys.executable, "-m", "cl_framework.companion", str(path)], start_new_session=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=words)
+        return subprocess.Popen([sys.executable, "-P", "-m", "cl_framework.companion", str(path)], stderr=words,
+                                start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def _end(others: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +24,8 @@ class Load:
     """Bytes that a worker takes beyond the libraries."""
     gpu: Callable[[], int | None]
     """Index of the GPU that they train on; None on a CPU."""
+    processes: int = 1
+    """How many processes learn one run (`trainer.processes`): a worker and its companions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Launcher:
 
     name: str = "sequential"
     workers: int | None = None
-    """How many runs at once, as many as there are CPUs when None; of vector how many processes, one when None."""
+    """How many runs at once, as many as there are CPUs for when None; of vector how many processes, one when None."""
     address: str | None = None
     """Of a Ray cluster; that of the variable RAY_ADDRESS when None, and without one a Ray is started here."""
 
@@ -96,15 +98,16 @@ def _sequential(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load
 
 def _local(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
     """In processes of this machine, as many as its memory holds."""
-    yield from _in_processes(launcher, work, tasks, load.need)
+    yield from _in_processes(launcher, work, tasks, load)
 
 
-def _in_processes(launcher: Launcher, work: Work, tasks: Iterable[Any], need: Callable[[], int]) -> Outcomes:
+def _in_processes(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Outcomes:
     from cl_framework.local_pool import processes
     from cl_framework.machine import fitting
 
     pool = processes()
-    n, note = fitting(launcher.n_workers, max(1, pool.base(work) + need()), pool.room)
+    wanted = launcher.workers or max(1, launcher.n_workers // load.processes)
+    n, note = fitting(wanted, max(1, load.processes * (pool.base(work) + load.need())), pool.room)
     if note is not None:
         Console(stderr=True, markup=False).print(note, highlight=False, soft_wrap=True)
     pool.keep(n)
@@ -122,7 +125,7 @@ def _vector(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) ->
     cut, together = parcels(work, tasks, launcher.n_workers), Together(work)
     most = max(map(len, cut), default=1)
     done = (_sequential(launcher, together, cut, load) if launcher.is_here
-            else _in_processes(launcher, together, cut, lambda: most * load.need()))
+            else _in_processes(launcher, together, cut, replace(load, need=lambda: most * load.need())))
     with closing(done):
         for parcel, outcome in done:
             yield from zip(parcel, [outcome] * len(parcel) if isinstance(outcome, Lost) else outcome, strict=True)
@@ -154,7 +157,8 @@ def _ray(launcher: Launcher, work: Work, tasks: Iterable[Any], load: Load) -> Ou
         raise ConfigError(f"trainer.device={gpu} with launcher=ray: Ray picks the GPU of each run, and the run "
                           "sees that one alone, as number 0; leave trainer.device out")
     address = launcher.address or os.environ.get("RAY_ADDRESS")
-    pool = Cluster(address, launcher.n_workers, has_gpu=gpu is not None)
+    n_cpus_here = launcher.workers * load.processes if launcher.workers else launcher.n_workers
+    pool = Cluster(address, n_cpus_here, has_gpu=gpu is not None, cpus=load.processes)
     yield from through(pool, launcher.workers or pool.n_places, work, tasks)
 
 

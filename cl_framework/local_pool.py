@@ -121,7 +121,8 @@ def _executor() -> Any:
     from joblib.externals.loky import ProcessPoolExecutor
 
     return ProcessPoolExecutor(max_workers=1, timeout=_IDLE, initializer=_begin, initargs=(os.getpid(),),
-                               env={name: os.environ.get(name, one) for name, one in _THREADS.items()})
+                               env={"PYTHONSAFEPATH": "1",  # a json.py of the user is no library while a worker starts
+                                    **{name: os.environ.get(name, one) for name, one in _THREADS.items()}})
 
 
 def _begin(parent: int) -> None:

@@ -47,7 +47,8 @@ def load_of(jobs: Sequence[Job], opened: Callable[[Job], Stream]) -> Load:
         opened: gives the stream of a job.
     """
     distinct = {job.hash: job for job in jobs}.values()
-    return Load(need=lambda: need([(job, opened(job)) for job in distinct]), gpu=lambda: _largest_gpu(distinct))
+    return Load(need=lambda: need([(job, opened(job)) for job in distinct]), gpu=lambda: _largest_gpu(distinct),
+                processes=max((job.hardware.processes for job in distinct), default=1))
 
 
 def need(runs: Sequence[tuple[Job, Stream]]) -> int:

@@ -58,7 +58,7 @@ class Place:
 
 
 class Cluster:
-    """Tasks of one CPU each, on request with one GPU, on a Ray cluster.
+    """Tasks of one or more CPUs each, on request with one GPU, on a Ray cluster.
 
     A process does many tasks, but one alone where it has a GPU: CUDA keeps the first GPU that it has seen and memory on
     it, and Ray may give the next task another.
@@ -67,12 +67,13 @@ class Cluster:
         address: host:port of the head, or auto for the one on this machine; a Ray of our own is started when None.
         workers: how many CPUs a Ray of our own has.
         has_gpu: each task gets a GPU.
+        cpus: how many CPUs each task gets, at most all of one machine.
 
     Raises:
         ConfigError: Ray is not installed, nothing answers at the address, or the cluster has no GPU.
     """
 
-    def __init__(self, address: str | None, workers: int, has_gpu: bool) -> None:
+    def __init__(self, address: str | None, workers: int, has_gpu: bool, cpus: int = 1) -> None:
         self._ray = _import_ray()
         if not self._ray.is_initialized():
             with _own_signals():
@@ -82,9 +83,12 @@ class Cluster:
             self._ray.shutdown()
             raise ConfigError("the Ray cluster has no GPU; set trainer.accelerator=cpu, or start its machines with "
                               "--num-gpus")
-        self.n_places = max(1, int(min(found.get("CPU", 1), found["GPU"]) if has_gpu else found.get("CPU", 1)))
+        cpus = min(cpus, max((int(own["Resources"].get("CPU", 1)) for own in self._ray.nodes()), default=1))
+        n_fit = int(found.get("CPU", 1)) // max(1, cpus)
+        self.n_places = max(1, min(n_fit, int(found["GPU"])) if has_gpu else n_fit)
         """How many tasks the whole cluster does at once."""
-        self._task = self._ray.remote(num_cpus=1, num_gpus=int(has_gpu), max_retries=0, max_calls=int(has_gpu))(_there)
+        self._task = self._ray.remote(num_cpus=cpus, num_gpus=int(has_gpu), max_retries=0,
+                                      max_calls=int(has_gpu))(_there)
         self._doors = _doors(self._ray)
         self._under_way: set[Hashable] = set()
 

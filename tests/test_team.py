@@ -4,6 +4,8 @@ import contextlib
 import json
 import multiprocessing
 import queue
+import subprocess
+import sys
 import traceback
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -12,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from cl_framework import cli
+from cl_framework import cli, launchers, local_pool, machine
 from cl_framework.companions import Borrowed, accompanied, check_processes
 from cl_framework.config import resolve
 from cl_framework.errors import ClfError, ConfigError
 from cl_framework.hardware import Hardware
+from cl_framework.launchers import Launcher, Load
 from cl_framework.models import MLP, Head, Model
 from cl_framework.protocol import run_stream
 from cl_framework.resnets import SlimResNet18
@@ -242,3 +245,39 @@ def test_a_command_with_two_processes(tmp_path):
         found.append([json.loads(path.read_text())["accuracy_matrix"]
                       for path in sorted((tmp_path / str(n)).rglob("summary.json"), key=lambda path: path.parent.name)])
     assert found[0] == found[1] and len(found[0]) == 1
+
+
+def test_runs_side_by_side_with_two_processes_each(tmp_path):
+    """Workers have companions too, and what lies in the current folder is not taken for a library's module."""
+    (tmp_path / "json.py").write_text("raise SystemExit('a module of the user was imported')")
+    (tmp_path / "mine.py").write_text("from cl_framework.strategy import Strategy\nclass Mine(Strategy):\n    pass\n")
+    command = [sys.executable, "-P", "-m", "cl_framework.cli", "train", "scenario=split_digits", "strategy=mine:Mine",
+               "train.epochs=1", "launcher=local", "workers=1", "seed=0,1", "trainer.processes=2",
+               "track.wandb=disabled"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").rglob("summary.json"))) == 2
+
+
+@pytest.mark.parametrize(("processes", "workers", "n"), [(1, None, 6), (2, None, 3), (4, None, 1), (8, None, 1),
+                                                         (2, 5, 5)])
+def test_runs_with_companions_share_the_machine(monkeypatch, processes, workers, n):
+    """Without `workers` as many runs go on at once as there are CPUs for, and memory is counted for companions too."""
+    asked = []
+
+    class Pool:
+        room = 10**9
+
+        def base(self, work):
+            return 100
+
+        def keep(self, n):
+            asked.append(n)
+
+    monkeypatch.setattr(launchers, "n_cpus", lambda: 6)
+    monkeypatch.setattr(local_pool, "processes", Pool)
+    monkeypatch.setattr(launchers, "through", lambda pool, n, work, tasks: iter(()))
+    monkeypatch.setattr(machine, "fitting", lambda n, need, room: asked.append(need) or (n, None))
+    load = Load(need=lambda: 7, gpu=lambda: None, processes=processes)
+    assert list(Launcher(name="local", workers=workers).run(abs, [], load)) == []
+    assert asked == [107 * processes, n]
