@@ -11,13 +11,13 @@ from typing import Any
 
 from cl_framework.errors import ConfigError
 from cl_framework.hugging_face import load_causal
-from cl_framework.language_architecture import LanguageArchitecture
+from cl_framework.language_architecture import HuggingFaceArchitecture
 from cl_framework.prefix_cache import check_packing
 from cl_framework.vocabulary import Vocabulary
 
 
 @dataclass(kw_only=True)
-class CausalLM(LanguageArchitecture):
+class CausalLM(HuggingFaceArchitecture):
     """A causal language model of transformers; safetensors files, float32."""
 
     path: str = ""
@@ -31,6 +31,6 @@ class CausalLM(LanguageArchitecture):
                               "Face hub, or take model=smollm2")
         network, vocabulary = load_causal(
             self.path, "causal_lm", advice="give a folder with config.json, *.safetensors and the tokenizer's files, "
-            "or a name of the Hugging Face hub where there is a network")
+            "or a name of the Hugging Face hub where there is a network", frame=self.frame)
         check_packing(network, self.path)
         return network, vocabulary

@@ -83,7 +83,8 @@ def _counted(tree: Mapping[str, Any]) -> dict[str, Any]:
             branch = branch.get(key, {})
         if isinstance(branch, dict):
             branch.pop(last, None)
-    return copy | {name: counted(copy[name]) for name in ("train", "trainer") if isinstance(copy.get(name), dict)}
+    return copy | {name: counted(copy[name]) for name in ("train", "trainer", "model")
+                   if isinstance(copy.get(name), dict)}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

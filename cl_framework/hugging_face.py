@@ -12,16 +12,17 @@ from typing import Any
 
 from cl_framework.errors import ConfigError, DataError
 from cl_framework.extras import load_extra
-from cl_framework.vocabulary import TokenizerVocabulary
+from cl_framework.vocabulary import Frame, TokenizerVocabulary
 
 
-def load_causal(path: str, model: str, *, advice: str) -> tuple[Any, TokenizerVocabulary]:
+def load_causal(path: str, model: str, *, advice: str, frame: Frame = "template") -> tuple[Any, TokenizerVocabulary]:
     """The network, in training mode, and its vocabulary.
 
     Args:
         path: a folder, or the name of a repository.
         model: who needs it, as `model=` names it.
         advice: what to do where it cannot be read; ends an error.
+        frame: what stands around a prompt.
 
     Raises:
         ConfigError: a package is not installed, there is no such model, or its tokenizer has no end token.
@@ -42,7 +43,7 @@ def load_causal(path: str, model: str, *, advice: str) -> tuple[Any, TokenizerVo
     except Exception as error:
         raise DataError(f"the files of {path} are damaged ({type(error).__name__}: {_first_line(error)}); {advice}"
                         ) from error
-    return network.train(), TokenizerVocabulary(tokenizer, path)
+    return network.train(), TokenizerVocabulary(tokenizer, path, is_plain=frame == "plain")
 
 
 def _first_line(error: Exception) -> str:

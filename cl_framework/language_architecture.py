@@ -15,7 +15,7 @@ from cl_framework.language import LanguageModel, Rows
 from cl_framework.models import Architecture
 from cl_framework.sampling import Sampling
 from cl_framework.types import StreamInfo
-from cl_framework.vocabulary import Vocabulary
+from cl_framework.vocabulary import Frame, Vocabulary
 
 
 @dataclass(kw_only=True)
@@ -71,6 +71,16 @@ class LanguageArchitecture(Architecture):
         sampling = Sampling(temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
         rows = Rows(vocabulary, self.seed_prompt, self.max_tokens)
         return LanguageModel(rows, network, _n_context(network.config), sampling, adapter)
+
+
+@dataclass(kw_only=True)
+class HuggingFaceArchitecture(LanguageArchitecture):
+    """A causal language model with a tokenizer of its own."""
+
+    frame: Frame = "template"
+    """What stands around a system prompt and a question: the tokenizer's chat template, where it has one, or the plain
+    separator, `Q: ...` and `A:` on lines of their own. A small model follows worked examples in a prompt better in the
+    plain frame, as one text that it continues."""
 
 
 def _n_context(config: Any) -> int:

@@ -1,5 +1,5 @@
-"""Fields that `train` and `trainer` were given later: at their defaults they count nowhere, so that earlier runs keep
-their hash.
+"""Fields that `train`, `trainer` and `model` were given later: at their defaults they count nowhere, so that earlier
+runs keep their hash.
 
 Imports no torch.
 """
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LATER: Mapping[str, object] = {"on_nonfinite": "stop", "evaluate_every": 1, "processes": 1}
+_LATER: Mapping[str, object] = {"on_nonfinite": "stop", "evaluate_every": 1, "processes": 1,
+                              "frame": "template"}
 
 
 def counted(section: Mapping[str, Any]) -> dict[str, Any]:

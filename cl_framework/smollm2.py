@@ -12,7 +12,7 @@ from typing import Any
 
 from cl_framework.gguf_weights import CONFIG, FRAME, TOKENIZER, WEIGHTS, Dequantised
 from cl_framework.hugging_face import load_causal
-from cl_framework.language_architecture import LanguageArchitecture
+from cl_framework.language_architecture import HuggingFaceArchitecture
 from cl_framework.places import Wheel
 from cl_framework.pretrained_files import PretrainedFiles
 from cl_framework.vocabulary import Vocabulary
@@ -32,10 +32,11 @@ FILES = PretrainedFiles(
 
 
 @dataclass(kw_only=True)
-class SmolLM2(LanguageArchitecture):
+class SmolLM2(HuggingFaceArchitecture):
     """SmolLM2-135M-Instruct."""
 
     def network(self) -> tuple[Any, Vocabulary]:
         """The network and its tokenizer; 93 MB are fetched once."""
         folder = FILES.path(WEIGHTS).parent
-        return load_causal(str(folder), "smollm2", advice=f"remove {folder} and give the same command again")
+        return load_causal(str(folder), "smollm2", advice=f"remove {folder} and give the same command again",
+                           frame=self.frame)

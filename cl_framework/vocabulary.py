@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cl_framework.errors import ConfigError
 
@@ -49,6 +49,10 @@ class Vocabulary(Protocol):
 
     def answer(self, ids: Sequence[int]) -> str:
         """The text of an answer's ids, special tokens left out."""
+
+
+Frame = Literal["template", "plain"]
+"""What stands around a system prompt and a question: a chat template where there is one, or the plain separator."""
 
 
 def plain_context(system: str, question: str) -> str:
@@ -110,19 +114,21 @@ class ByteVocabulary:
 class TokenizerVocabulary:
     """The tokenizer of a Hugging Face model.
 
-    Without a chat template the plain separator is used, and a space belongs to the answer that follows. The end token
-    fills rows up, whether there is a padding token or not: padding is masked, and an id that only the tokenizer knows
-    has no embedding. A template that knows no system prompt gets it in front of the question.
+    Without a chat template, or where none is wanted, the plain separator is used, and a space belongs to the answer
+    that follows. The end token fills rows up, whether there is a padding token or not: padding is masked, and an id
+    that only the tokenizer knows has no embedding. A template that knows no system prompt gets it in front of the
+    question.
 
     Args:
         tokenizer: a `transformers.PreTrainedTokenizerBase`.
         name: of the model, for messages.
+        is_plain: the plain separator is used, whether there is a chat template or not.
 
     Raises:
         ConfigError: it has no end token.
     """
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
+    def __init__(self, tokenizer: Any, name: str, *, is_plain: bool = False) -> None:
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"the tokenizer of {name} has no end token, so no answer would ever end; set eos_token "
                               "in its tokenizer_config.json")
@@ -130,7 +136,7 @@ class TokenizerVocabulary:
         self.end: int = tokenizer.eos_token_id
         self.start: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.pad: int = self.end
-        self._has_template = tokenizer.chat_template is not None
+        self._has_template = tokenizer.chat_template is not None and not is_plain
         self._markup = sorted({str(token) for token in tokenizer.all_special_tokens if len(str(token)) > 1},
                               key=len, reverse=True)
 
