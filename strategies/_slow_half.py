@@ -218,8 +218,11 @@ class SlowHalf(Cycles):
         """Measure how far the weights are from the base, under the seed prompt and under the best one."""
         super().after_experience(model, experience)
         named = {"kl_seed": self._lineage[0], "kl_best": self._best}
-        self._drift = {f"{name}{where}": self._divergence(model, prompt, problems)
-                       for where, problems in self._probes.items() if problems for name, prompt in named.items()}
+        self._drift = {}
+        for where, problems in self._probes.items():
+            if problems:
+                found = {prompt: self._divergence(model, prompt, problems) for prompt in dict.fromkeys(named.values())}
+                self._drift |= {f"{name}{where}": found[prompt] for name, prompt in named.items()}
 
     def _divergence(self, model: Model, prompt: Prompt, problems: Sequence[str]) -> float:
         """Mean over tokens of log pi - log pi_base of replies that pi draws, under one prompt for both."""
