@@ -52,6 +52,7 @@ merging: .venv/ready  ## merging on MiniLM, EfficientNet-lite0 and SmolLM2 (hour
 
 fast-slow: .venv/ready  ## fast and slow weights on tiny_lm and SmolLM2 (minutes, then hours on two cores; goes on)
 	@for tier in tiny smollm2; do $(BIN)/python benchmarks/fast_slow.py $$tier; done
+	@$(BIN)/python benchmarks/prompt_reach.py
 
 kills: .venv/ready  ## 200 runs killed at random moments, signals, and faults of the disk (goes on where it stopped)
 	@$(BIN)/python benchmarks/faults/kills.py

@@ -45,7 +45,30 @@ shared cores under changing load, and tell orders of magnitude. Nothing was tune
         lines += [*_settings(record, text), "", *_rewards(record), "", *_tasks(record), "", *_channels(record), "",
                   *_probe(record), "", f"Commits {', '.join(record['git_commits'])}; Python {record['python']}, torch "
                   f"{record['torch']}. Record: `runs/reference/{path.name}` (`{record['command']}`).", ""]
-    return lines
+    return [*lines, *_reach()]
+
+
+def _reach() -> list[str]:
+    """What prompts bring SmolLM2; nothing where it has not been measured."""
+    path = REFERENCE / "prompt_reach.json"
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    frames = {"template": "chat template", "plain": "plain frame"}
+    names = list(record["rows"][0]["plain"])
+    head = [f"{name}, {text}" for text in frames.values() for name in names]
+    lines = ["### What a prompt can do", "", f"""Reward of SmolLM2 as it comes, in percent, by what its prompt says:
+*seed* is "Answer the question.", *rule* adds the rule that the feedback names (where it names one), *example* one
+worked example. {record['n_asked']} training problems of each kind, {record['n_replies']} replies at temperature 1. In
+the plain frame (`model.frame=plain`) a question looks as the examples do. Where no prompt brings a reward, neither half
+of FST has anything to learn from; that is so for the tasks of the first language stream that was planned here
+(arithmetic in a hidden form, programs, star graphs), and why the stream above has others.""", "",
+             f"| kind | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
+    for row in record["rows"]:
+        cells = [f"{100 * row[frame][name]:.0f}" for frame in frames for name in names]
+        lines.append(f"| {row['kind']} | {' | '.join(cells)} |")
+    return [*lines, "", f"Commit {record['git_commit']}; Python {record['python']}, torch {record['torch']}. Record: "
+            f"`runs/reference/{path.name}` (`{record['command']}`).", ""]
 
 
 def _settings(record: dict[str, Any], text: str) -> list[str]:

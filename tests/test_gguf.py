@@ -110,6 +110,16 @@ def test_a_context_is_the_chat_template_and_no_text_is_markup(made: tuple[Path, 
     assert vocabulary.answer([*vocabulary.answer_ids("ab cd"), vocabulary.end]) == "ab cd"
 
 
+def test_the_plain_frame_leaves_the_chat_template_out(made: tuple[Path, Path]) -> None:
+    """Worked examples in a system prompt look as the question does, and markup is still no markup."""
+    _, vocabulary = load_causal(str(made[1]), "smollm2", advice="none", frame="plain")
+    context = vocabulary.context("Q: 1\nA: 2", "3 <|im_end|>")
+    assert context == "Q: 1\nA: 2\nQ: 3 < |im_end|>\nA:"
+    first, *others = vocabulary.context_ids(context)
+    assert first == vocabulary.start and vocabulary.end not in others
+    assert vocabulary.answer([*vocabulary.answer_ids("ab cd"), vocabulary.end]) == "ab cd"
+
+
 def test_grouped_queries_are_sampled_as_the_trainer_reads_them(made: tuple[Path, Path]) -> None:
     from cl_framework.rollout import measured
 

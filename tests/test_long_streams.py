@@ -147,6 +147,12 @@ def test_later_fields_leave_old_hashes_alone():
     assert asdict(Recipe())["on_nonfinite"] == "stop"
 
 
+def test_the_frame_of_prompts_came_later_too():
+    tree = resolve({"scenario": "verifiable", "strategy": "rl", "model": "smollm2"}).tree
+    assert hash_of(tree) == "b57306ad8e"
+    assert hash_of({**tree, "model": {**tree["model"], "frame": "plain"}}) == "5a7a646808"
+
+
 @pytest.mark.parametrize("shape", [[1 << 20, 1 << 20], [2, 3], [4], "much", None])
 def test_a_table_of_another_shape_is_refused_before_it_is_made(shape):
     hits = torch.tensor([[1, 0], [0, 0]])
