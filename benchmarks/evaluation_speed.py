@@ -20,9 +20,9 @@ from timing import clocked, in_turns, ratio, write
 
 from cl_framework.data import Dataset, TestSet
 from cl_framework.evaluate import evaluate
-from cl_framework.metrics import AccuracyMatrix
 from cl_framework.models import MLP, Architecture, Model
 from cl_framework.protocol import build_model
+from cl_framework.record import AccuracyMatrix
 from cl_framework.resnets import SlimResNet18
 from cl_framework.strategy import Strategy
 from cl_framework.types import StreamInfo

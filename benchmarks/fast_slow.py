@@ -41,10 +41,10 @@ from cl_framework.files import write_json
 from cl_framework.job import Job
 from cl_framework.language import LanguageModel
 from cl_framework.launch import execute_all, open_stream
-from cl_framework.metrics import AccuracyMatrix
 from cl_framework.models import Model
 from cl_framework.policy import ModelPolicy
 from cl_framework.protocol import build_model, run_stream
+from cl_framework.record import AccuracyMatrix
 from cl_framework.runs import RunFolder
 from cl_framework.scenario import Stream
 from cl_framework.standing_weights import noted, standing_in
@@ -57,10 +57,11 @@ TIERS: dict[str, dict[str, Any]] = {
     "tiny": {"experiment": "fst/tiny"},
     "smollm2": {"scenario": "verifiable", "scenario.kinds": ["transform:2", "topic", "transform:1"],
                 "scenario.n_train": 24, "scenario.n_test": 12, "scenario.n_samples": 4, "scenario.n_pieces": 2,
-                "model": "smollm2", "model.frame": "plain", "model.adapter": "lora", "model.max_tokens": 208,
-                "train.lr": 1e-4},
+                "model": "smollm2", "model.frame": "plain", "model.stop": "line", "model.adapter": "lora",
+                "model.max_tokens": 208, "train.lr": 1e-4},
 }
-"""Of smollm2: contexts of 192 tokens and answers of 16; 1e-4 as the low-rank updates alone are trained."""
+"""Of smollm2: contexts of 192 tokens and answers of one line and at most 16; 1e-4 as the low-rank updates alone are
+trained."""
 STEPS_PER_CYCLE = 3
 N_PROBES = 4
 """Problems that the divergence of `smollm2` is measured on: half of the default, as it takes as long as the steps."""

@@ -31,7 +31,7 @@ from cl_framework.config import resolve
 from cl_framework.files import write_json
 from cl_framework.job import Job
 from cl_framework.launch import open_stream
-from cl_framework.metrics import compute_all, installed_metrics
+from cl_framework.metric_plugins import compute_all, installed_metrics
 from cl_framework.models import Model
 from cl_framework.protocol import build_model, run_stream
 from cl_framework.record import StreamRecord

@@ -33,10 +33,9 @@ from cl_framework.evaluate import evaluate
 from cl_framework.files import write_json
 from cl_framework.job import Job
 from cl_framework.launch import open_stream
-from cl_framework.metrics import AccuracyMatrix
 from cl_framework.models import Model
 from cl_framework.protocol import build_model, run_stream
-from cl_framework.record import StreamRecord
+from cl_framework.record import AccuracyMatrix, StreamRecord
 from cl_framework.runs import git_commit
 from cl_framework.scenario import Stream
 

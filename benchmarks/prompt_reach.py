@@ -53,7 +53,7 @@ def main() -> None:
     models = {}
     for frame in FRAMES:
         job = resolve({"scenario": "verifiable", "strategy": "rl", "model": "smollm2", "model.frame": frame,
-                       "model.max_tokens": 1024, "track.wandb": "disabled"})
+                       "model.stop": "line", "model.max_tokens": 1024, "track.wandb": "disabled"})
         models[frame] = build_model(job.architecture, open_stream(job).info, 0)
     rows = []
     for kind in kinds():

@@ -16,7 +16,7 @@ _HOMES = {
     "Inputs": "types", "Model": "models", "Need": "types", "Output": "types", "Part": "scenario", "Phase": "types",
     "PluginError": "errors", "Recipe": "recipe", "ResidentStream": "scenario", "Scenario": "scenario",
     "Setting": "types", "Source": "sources", "Strategy": "strategy", "Stream": "scenario", "StreamInfo": "types",
-    "StreamRecord": "metrics", "TestSet": "data", "bounded": "fields", "concat": "types", "metric": "metrics",
+    "StreamRecord": "record", "TestSet": "data", "bounded": "fields", "concat": "types", "metric": "metric_plugins",
     "phase_classes": "scenario", "run_stream": "protocol", "tunable": "fields",
 }
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from cl_framework.fields import bounded as bounded
     from cl_framework.fields import tunable as tunable
     from cl_framework.memory import Buffer as Buffer
-    from cl_framework.metrics import StreamRecord as StreamRecord
-    from cl_framework.metrics import metric as metric
+    from cl_framework.metric_plugins import metric as metric
     from cl_framework.models import Architecture as Architecture
     from cl_framework.models import Model as Model
     from cl_framework.protocol import run_stream as run_stream
     from cl_framework.recipe import Recipe as Recipe
+    from cl_framework.record import StreamRecord as StreamRecord
     from cl_framework.scenario import Part as Part
     from cl_framework.scenario import ResidentStream as ResidentStream
     from cl_framework.scenario import Scenario as Scenario

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from cl_framework.metrics import metric
+from cl_framework.metric_plugins import metric
 from cl_framework.record import StreamRecord
 
 _WANG = "Wang et al. 2022, Continual Test-Time Domain Adaptation (CVPR), section 4"

@@ -17,7 +17,7 @@ import math
 
 import torch
 
-from cl_framework.metrics import Metric, compute_all, installed_metrics
+from cl_framework.metric_plugins import Metric, compute_all, installed_metrics
 from cl_framework.record import StreamRecord
 from cl_framework.scenario import Stream
 from cl_framework.types import Setting

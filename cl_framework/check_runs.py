@@ -12,11 +12,11 @@ from torch import Tensor
 
 from cl_framework.chain import Chain
 from cl_framework.checkpoint import Vault
-from cl_framework.metrics import StreamRecord
 from cl_framework.models import Model
 from cl_framework.observer import Cursor, Observer
 from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
+from cl_framework.record import StreamRecord
 from cl_framework.scenario import Stream
 from cl_framework.speaking_toys import SpeakingToy
 from cl_framework.strategy import Strategy

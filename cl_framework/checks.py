@@ -20,7 +20,7 @@ from cl_framework.adaptation_checks import ADAPTATION_CHECKS
 from cl_framework.errors import PluginError
 from cl_framework.language_checks import language_checks
 from cl_framework.metric_checks import METRIC_CHECKS
-from cl_framework.metrics import Metric
+from cl_framework.metric_plugins import Metric
 from cl_framework.registry import load
 from cl_framework.reward_checks import REWARD_CHECKS
 from cl_framework.scenario import Scenario

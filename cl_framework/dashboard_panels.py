@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from cl_framework.metrics import Axis
+from cl_framework.metric_plugins import Axis
 from cl_framework.wandb_keys import CELLS, EXPERIENCE, EXPERIENCES, HEATMAP, MATRIX, PLANE, SECTIONS, STREAM_STEP
 
 CHART_OF_MATRIX, CHART_OF_PLANE = "clf_accuracy_matrix", "clf_plane"

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from cl_framework.adapters import dense_weights
 from cl_framework.files import write_atomic, write_json
 from cl_framework.layer_signals import LayerSignals, Moments, layer_signals
-from cl_framework.metrics import StreamRecord
 from cl_framework.models import Model
 from cl_framework.observer import Cursor, Moment, Observer
 from cl_framework.plain_files import read_json
 from cl_framework.pooled_signals import pooled, whole_model
+from cl_framework.record import StreamRecord
 from cl_framework.tensor_files import TensorFiles
 from cl_framework.types import StreamInfo
 

@@ -12,9 +12,9 @@ from cl_framework import seeding
 from cl_framework.activations import in_parts
 from cl_framework.data import TestSet
 from cl_framework.errors import Diverged, PluginError
-from cl_framework.metrics import AccuracyMatrix
 from cl_framework.models import Model
 from cl_framework.modes import set_mode
+from cl_framework.record import AccuracyMatrix
 from cl_framework.strategy import Strategy
 from cl_framework.types import NOT_YET, Batch, move
 

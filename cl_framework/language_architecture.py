@@ -13,7 +13,7 @@ from cl_framework.errors import ConfigError
 from cl_framework.fields import bounded
 from cl_framework.language import LanguageModel, Rows
 from cl_framework.models import Architecture
-from cl_framework.sampling import Sampling
+from cl_framework.sampling import Sampling, Stop
 from cl_framework.types import StreamInfo
 from cl_framework.vocabulary import Frame, Vocabulary
 
@@ -41,6 +41,9 @@ class LanguageArchitecture(Architecture):
     """Answers draw among the likeliest tokens that hold this share of the probability."""
     max_new_tokens: int = bounded(16, low=1)
     """The longest answer, with its end token."""
+    stop: Stop = "end"
+    """What ends an answer: the end token alone, or a line break, too (line). In the plain frame a model goes on with
+    questions of its own until its tokens are used up; where answers are one line, `line` saves them."""
 
     @abstractmethod
     def network(self) -> tuple[Any, Vocabulary]:
@@ -68,7 +71,8 @@ class LanguageArchitecture(Architecture):
                               "scenario=text_domains, or model=mlp")
         network, vocabulary = self.network()
         adapter = Adapter(network, self.rank, self.alpha, name) if self.adapter == "lora" else None
-        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens)
+        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens,
+                            stop=self.stop)
         rows = Rows(vocabulary, self.seed_prompt, self.max_tokens)
         return LanguageModel(rows, network, _n_context(network.config), sampling, adapter)
 

@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from cl_framework.metrics import metric
+from cl_framework.metric_plugins import metric
 from cl_framework.record import StreamRecord
 
 

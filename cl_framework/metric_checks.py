@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from cl_framework.metrics import Metric
+from cl_framework.metric_plugins import Metric
 from cl_framework.record import StreamRecord
 
 

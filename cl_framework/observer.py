@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cl_framework.experience import Experience
-from cl_framework.metrics import StreamRecord
 from cl_framework.models import Model
+from cl_framework.record import StreamRecord
 from cl_framework.types import StreamInfo
 
 Moment = Literal["start", "trained", "deployed"]

@@ -19,7 +19,7 @@ from cl_framework.declared import departures, labelled
 from cl_framework.errors import ConfigError
 from cl_framework.job import Job
 from cl_framework.launch import check_job, open_stream
-from cl_framework.metrics import installed_metrics
+from cl_framework.metric_plugins import installed_metrics
 from cl_framework.presets import Flat, preset
 from cl_framework.registry import find, unknown
 from cl_framework.runs import RunFolder

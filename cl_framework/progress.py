@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from cl_framework.experience import Experience
 from cl_framework.experience_figures import short_name
-from cl_framework.metrics import StreamRecord
 from cl_framework.observer import Cursor, Observer
+from cl_framework.record import StreamRecord
 from cl_framework.types import StreamInfo
 
 _MANY = 50

@@ -6,37 +6,36 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from cl_framework import seeding
 from cl_framework.adaptation import Tally, adapt, lower_rate, weight_limit
 from cl_framework.checkpoint import Vault, fitting
-from cl_framework.data import Dataset, TestSet
 from cl_framework.errors import Diverged
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
 from cl_framework.garbage import set_aside
 from cl_framework.hardware import Hardware, quiet_lightning, repeatable
 from cl_framework.learner import finite_weights
-from cl_framework.metrics import AccuracyMatrix, StreamRecord
 from cl_framework.models import Architecture, Model
 from cl_framework.nonfinite import Retries, Skips
 from cl_framework.observer import Cursor, Moment, Observer
 from cl_framework.packing import Packer, unpacked
 from cl_framework.recipe import Recipe
+from cl_framework.record import AccuracyMatrix, StreamRecord
 from cl_framework.requirements import check_needs, check_recipe
 from cl_framework.row_checks import check_rows
 from cl_framework.scenario import Stream
 from cl_framework.stopping import is_asked, leave
 from cl_framework.strategy import Strategy
 from cl_framework.strategy_figures import own_figures
+from cl_framework.stream_view import StreamView
 from cl_framework.team import anywhere
 from cl_framework.train_calls import Calls
-from cl_framework.types import Need, Setting, StreamInfo
+from cl_framework.types import Setting, StreamInfo
 
 __all__ = ["build_model", "check_needs", "check_recipe", "run_stream"]
 
@@ -89,8 +88,8 @@ class _Run:
         self.carried: dict[str, Any] | None = None
         self.retries = Retries(is_on=self.recipe.on_nonfinite == "reset")
         self.device = hardware.trainer().strategy.root_device
+        self.view = StreamView(stream, self.info, strategy.needs, recipe, self.device)
         self._pack = Packer()
-        self._stores: dict[int, tuple[Dataset, Dataset]] = {}
         self._pending: dict[str, Any] | None = None
         self._saved_at = self._clock = time.monotonic()
 
@@ -106,41 +105,11 @@ class _Run:
         if self.record.n_done:  # taken up: the process may have ended between its checkpoint and these
             self.observer.documented(self.strategy.documents())
         for index in range(self.record.n_done, len(self.stream)):
-            self._learn(self._given(self.stream[index]))
+            self._learn(self.view.given(self.stream[index]))
             if anywhere(is_asked()) and self.record.n_done < len(self.stream):
                 leave(is_saved=self.vault is not None)
         self.observer.finished(self.record)
         return self.record
-
-    def _given(self, experience: Experience) -> Experience:
-        """The experience with what the strategy may see of it, on the device."""
-        past = None
-        if Need.HISTORY in self.strategy.needs:
-            past = tuple(self._resident(data) for data in experience.history)
-        elif Need.SOURCE_DATA in self.strategy.needs and self.stream.pretraining is not None:
-            past = (self._resident(self.stream.pretraining.data),)
-        return dataclasses.replace(experience, train=self._resident(experience.train), past=past)
-
-    def _told(self, experience: Experience) -> Experience:
-        """What a strategy is told of an experience; of an unlabelled stream neither rows nor labels nor a name, and
-        that it begins and ends only where the stream does."""
-        if self.info.is_labelled:
-            return experience
-        nothing = experience.train.subset(torch.arange(0))
-        return dataclasses.replace(experience, index=0, train=nothing, name="")
-
-    def _resident(self, data: Dataset) -> Dataset:
-        """The rows with their store on the device, if it fits into half of what is free; moved once.
-
-        The original is held beside the copy, so that its identity stays its own.
-        """
-        if data.device == self.device or self.device.type != "cuda":
-            return data
-        if data.store_id() not in self._stores:
-            if data.store_bytes > torch.cuda.mem_get_info(self.device)[0] // 2:
-                return data
-            self._stores[data.store_id()] = data, data.to(self.device)
-        return data.sharing(self._stores[data.store_id()][1])
 
     def _learn(self, experience: Experience) -> None:
         index, is_taken_up = experience.index, self._pending is not None
@@ -153,11 +122,11 @@ class _Run:
             seeding.seed_all(self.seed, "experience", index)
             self.model.observe(experience.classes, experience.task)
             if index == 0 and self.info.setting is Setting.DOMAIN:
-                evaluate(Strategy(), self.model, self._tests(self._measured(-1)), self.matrix, 0,
+                evaluate(Strategy(), self.model, self.view.due(-1), self.matrix, 0,
                          "a model with finite weights (of an unlabelled stream see scenario.source)", self.seed)
                 self._clock = time.monotonic()
             if self.info.is_labelled or index == 0:
-                self.strategy.before_experience(self.model, self._told(experience))
+                self.strategy.before_experience(self.model, self.view.told(experience))
             self._show("start", index)
         if self.info.is_labelled:
             data = self.strategy.train_data(experience, experience.train)
@@ -169,7 +138,7 @@ class _Run:
             self._test_expert(index)
         self._clock = time.monotonic()
         if self.info.is_labelled or index == len(self.stream) - 1:
-            self.strategy.after_experience(self.model, self._told(experience))
+            self.strategy.after_experience(self.model, self.view.told(experience))
         self._show("deployed", index)
         self._evaluate(index)
 
@@ -196,37 +165,20 @@ class _Run:
         self.record.online[experience.index] = self.tally.accuracy
         self.record.calibration[experience.index] = self.tally.calibration
 
-    def _measured(self, index: int) -> range:
-        """Experiences whose held-out rows are answered after experience `index`; -1 is before the first.
-
-        Those that were learned, or all of a stream of domains; the newest alone where all are not due; of an unlabelled
-        stream they are the same rows.
-        """
-        is_due = (index + 1) % self.recipe.evaluate_every == 0 or index == len(self.stream) - 1
-        if not self.info.is_labelled or not is_due:
-            return range(max(index, 0), max(index, 0) + 1)
-        return range(len(self.stream) if self.info.setting is Setting.DOMAIN else index + 1)
-
-    def _tests(self, indices: range) -> Iterator[tuple[int, TestSet]]:
-        for index in indices:
-            test = self.stream.test(index)
-            yield index, dataclasses.replace(test, data=self._resident(test.data))
-
     def _advice(self) -> str:
         """What to try where the run diverges."""
         return "a lower train.lr, or train.clip=1.0" if self.info.is_labelled else lower_rate(self.strategy)
 
     def _test_expert(self, index: int) -> None:
         matrix = AccuracyMatrix(len(self.stream), self.info.is_language)
-        evaluate(self.strategy, self.model, self._tests(range(index, index + 1)), matrix, index + 1, seed=self.seed)
+        evaluate(self.strategy, self.model, self.view.tests(range(index, index + 1)), matrix, index + 1, seed=self.seed)
         self.record.expert[index] = matrix.compute().task_accuracy[index, index]
 
     def _evaluate(self, index: int) -> None:
         record = self.record
         own = own_figures(self.strategy)
         self._check_weights()
-        evaluate(self.strategy, self.model, self._tests(self._measured(index)), self.matrix, index + 1, self._advice(),
-                 self.seed)
+        evaluate(self.strategy, self.model, self.view.due(index), self.matrix, index + 1, self._advice(), self.seed)
         record.initial, _, record.initial_loss = self.matrix.row(0)
         record.accuracy[index], record.task_accuracy[index], record.loss[index] = self.matrix.row(index + 1)
         if self.info.is_online and self.online_rows == len(self.stream[index].train):

@@ -102,7 +102,7 @@ def measure_named(name: str, found: Sequence[Group]) -> Measure:
     names = {known for each in found for known in each.metrics}
     if name not in names:
         raise ConfigError(unknown("metric", name, names))
-    from cl_framework.metrics import installed_metrics
+    from cl_framework.metric_plugins import installed_metrics
 
     for metric in installed_metrics():
         if metric.name == name:

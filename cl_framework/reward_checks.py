@@ -18,9 +18,9 @@ from cl_framework.chain import Chain
 from cl_framework.check_runs import Stop, assert_same_result, fresh, learn, same, tensors, toy_for
 from cl_framework.checkpoint import Vault
 from cl_framework.evaluate import reply
-from cl_framework.metrics import StreamRecord
 from cl_framework.observer import Observer
 from cl_framework.protocol import run_stream
+from cl_framework.record import StreamRecord
 from cl_framework.scenario import Stream
 from cl_framework.seeding import capture
 from cl_framework.speaking_toys import SpeakingToy

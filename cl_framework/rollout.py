@@ -31,12 +31,12 @@ class Rollout:
 
     Attributes:
         context_ids: what was asked, int64 [n].
-        response_ids: the answer, int64 [m], with its end token unless it was cut.
+        response_ids: the answer, int64 [m], with the token that ended it unless it was cut.
         sampler_log_probs: of each token of the answer when it was drawn, float32 [m].
         trainer_log_probs: the same by the trainer's forward pass; None until it is measured.
         version: number of the policy that drew it.
         prompt_id: the system prompt that it was asked with.
-        text: the answer without its end token.
+        text: the answer without its end token, or before its line break where that ended it.
         is_cut: it had not ended when the budget of tokens did.
     """
 

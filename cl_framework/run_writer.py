@@ -18,9 +18,10 @@ from cl_framework.experience import Experience
 from cl_framework.experience_figures import COLUMNS, Seen, figures_of
 from cl_framework.files import append, write_atomic, write_json
 from cl_framework.job import Job
-from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
+from cl_framework.metric_plugins import compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
 from cl_framework.plain_files import read_bytes
+from cl_framework.record import StreamRecord
 from cl_framework.runs import RunFolder, git_commit
 from cl_framework.types import Phase, StreamInfo
 

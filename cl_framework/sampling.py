@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from cl_framework.rollout import Rollout
 if TYPE_CHECKING:
     from cl_framework.language import LanguageModel
 
+Stop = Literal["end", "line"]
+"""What ends an answer."""
 _MOST_TOKENS = 1 << 14
 """Tokens of contexts and answers that are held at once."""
 
@@ -44,6 +46,8 @@ class Sampling:
     """The longest answer, with its end token."""
     top_p: float = bounded(1.0, low=0.0, high=1.0)
     """Draw among the likeliest tokens that hold this share of the probability; 1 draws among all."""
+    stop: Stop = "end"
+    """What ends an answer: the end token alone, or a line break, too."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -111,7 +115,8 @@ def _answers(model: LanguageModel, ids: Sequence[Sequence[int]], draws: Tensor, 
              names: Sequence[str]) -> list[list[Rollout]]:
     """The rollouts of some contexts; `draws` are uniform numbers [C, n, T]."""
     n_contexts, n, n_new = draws.shape
-    end, pad = model.vocabulary.end, model.vocabulary.pad
+    pad = model.vocabulary.pad
+    ends = torch.tensor([model.vocabulary.end, *(model.vocabulary.line_breaks() if settings.stop == "line" else ())])
     tokens = torch.full(draws.shape, pad)
     log_probs = torch.zeros(draws.shape)
     is_alive = torch.ones(n_contexts, n, dtype=torch.bool)
@@ -121,25 +126,27 @@ def _answers(model: LanguageModel, ids: Sequence[Sequence[int]], draws: Tensor, 
     for step in range(n_new):
         drawn, own = pick(logits, draws[rows, slots, step], settings)
         tokens[rows, slots, step], log_probs[rows, slots, step] = drawn, own
-        is_alive[rows, slots] = drawn != end
+        is_alive[rows, slots] = ~torch.isin(drawn, ends)
         if step + 1 == n_new or not bool(is_alive.any()):
             break
         rows, slots = is_alive.nonzero(as_tuple=True)
         logits = cache.advance(rows, slots, tokens[rows, slots, step])
-    ended = (tokens == end).int()
+    ended = torch.isin(tokens, ends).int()
     lengths = torch.where(ended.any(2), ended.argmax(2) + 1, n_new)
     rollouts = []
     for row, context in enumerate(ids):
         asked = torch.tensor(context)
         rollouts.append([_rollout(model, asked, tokens[row, k, :m], log_probs[row, k, :m], version, names[row],
-                                  not bool(ended[row, k].any())) for k, m in enumerate(lengths[row].tolist())])
+                                  not bool(ended[row, k].any()), settings.stop)
+                         for k, m in enumerate(lengths[row].tolist())])
     return rollouts
 
 
 def _rollout(model: LanguageModel, asked: Tensor, tokens: Tensor, log_probs: Tensor, version: int, name: str,
-             is_cut: bool) -> Rollout:
-    answer = tokens.tolist() if is_cut else tokens.tolist()[:-1]
-    text = model.vocabulary.answer(answer)
+             is_cut: bool, stop: Stop) -> Rollout:
+    text = model.vocabulary.answer([token for token in tokens.tolist() if token != model.vocabulary.end])
+    if stop == "line":
+        text = text.partition("\n")[0]
     return Rollout(asked, tokens.clone(), log_probs.clone(), None, version, name, text, is_cut)
 
 

@@ -56,6 +56,10 @@ class LetterVocabulary:
         """The letters."""
         return "".join(LETTERS[place] for place in ids if place < len(LETTERS))
 
+    def line_breaks(self) -> Sequence[int]:
+        """No letter is one."""
+        return []
+
 
 def begins(problem: Problem, reply: str) -> Verdict:
     """Right if a reply begins with the answer; half right if it holds it."""

@@ -23,11 +23,11 @@ from cl_framework.check_runs import Stop, assert_same_result, fresh, learn, same
 from cl_framework.checkpoint import Vault
 from cl_framework.evaluate import answer
 from cl_framework.listing import describe_class
-from cl_framework.metrics import StreamRecord
 from cl_framework.models import Model
 from cl_framework.observer import Observer
 from cl_framework.protocol import run_stream
 from cl_framework.recipe import Recipe
+from cl_framework.record import StreamRecord
 from cl_framework.registry import verify
 from cl_framework.scenario import Stream
 from cl_framework.sections import structured

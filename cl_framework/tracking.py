@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from cl_framework.diagnostics import Diagnostics
 from cl_framework.job import Job
-from cl_framework.metrics import StreamRecord, compute_all, installed_metrics
+from cl_framework.metric_plugins import compute_all, installed_metrics
 from cl_framework.observer import Cursor, Observer, passes
+from cl_framework.record import StreamRecord
 from cl_framework.types import StreamInfo
 from cl_framework.wandb_about import about, newest_checkpoint, record_files, tags
 from cl_framework.wandb_content import numbers, tables

@@ -50,6 +50,9 @@ class Vocabulary(Protocol):
     def answer(self, ids: Sequence[int]) -> str:
         """The text of an answer's ids, special tokens left out."""
 
+    def line_breaks(self) -> Sequence[int]:
+        """Ids whose text holds a line break."""
+
 
 Frame = Literal["template", "plain"]
 """What stands around a system prompt and a question: a chat template where there is one, or the plain separator."""
@@ -110,6 +113,10 @@ class ByteVocabulary:
         return b"".join(bytes([i]) if i < START else self._pieces[i - PAD - 1] for i in ids
                         if i < START or i > PAD).decode(errors="replace")
 
+    def line_breaks(self) -> Sequence[int]:
+        """The byte and the pieces that hold it."""
+        return [ord("\n"), *(self._ids[piece] for piece in self._pieces if b"\n" in piece)]
+
 
 class TokenizerVocabulary:
     """The tokenizer of a Hugging Face model.
@@ -137,6 +144,7 @@ class TokenizerVocabulary:
         self.start: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.pad: int = self.end
         self._has_template = tokenizer.chat_template is not None and not is_plain
+        self._line_breaks: list[int] | None = None
         self._markup = sorted({str(token) for token in tokenizer.all_special_tokens if len(str(token)) > 1},
                               key=len, reverse=True)
 
@@ -187,3 +195,10 @@ class TokenizerVocabulary:
         """The text, without the space that the plain separator leaves to it."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text if self._has_template else text.removeprefix(" ")
+
+    def line_breaks(self) -> Sequence[int]:
+        """Looked for once among all ids."""
+        if self._line_breaks is None:
+            texts = self._tokenizer.batch_decode([[each] for each in range(len(self._tokenizer))])
+            self._line_breaks = [each for each, text in enumerate(texts) if "\n" in text]
+        return self._line_breaks

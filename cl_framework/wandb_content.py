@@ -15,7 +15,8 @@ from pathlib import Path
 
 from cl_framework.csv_tables import unguarded
 from cl_framework.job import Job
-from cl_framework.metrics import Metric, StreamRecord
+from cl_framework.metric_plugins import Metric
+from cl_framework.record import StreamRecord
 from cl_framework.wandb_keys import CELLS, EXPERIENCES, MATRIX, PLANE, STREAM_STEP
 
 Cell = str | int | float | None

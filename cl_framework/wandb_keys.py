@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
-from cl_framework.metrics import Axis
+from cl_framework.metric_plugins import Axis
 
 STREAM_STEP = "stream/step"
 """Optimizer steps since the stream began, or batches answered; never restarts."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -114,8 +114,7 @@ class FastHalf(Cycles):
             return
         path = ("fast", self._experience, cycle)
         language = speaking(model)
-        policy = ModelPolicy(language, Sampling(temperature=self.fast_temperature, top_p=language.sampling.top_p,
-                                                max_new_tokens=language.sampling.max_new_tokens), self._version)
+        policy = ModelPolicy(language, replace(language.sampling, temperature=self.fast_temperature), self._version)
         raw = rows.raw
         problems, answers = texts(raw, "prompt"), texts(raw, "answer")
         attempts = Attempts(policy, self._verdicts(), problems, answers, generator(self._seed, *path, "replies"))

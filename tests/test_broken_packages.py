@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from cl_framework import looking, metrics, offers, presets, registry
+from cl_framework import looking, metric_plugins, offers, presets, registry
 from cl_framework.cli import main
 from cl_framework.errors import ConfigError, PluginError
+from cl_framework.record import StreamRecord
 from cl_framework.registry import GROUPS, contested, find, load, plugins
 
 SOUND = '''"""Nothing, after Nobody (2000)."""
@@ -43,7 +44,7 @@ class Site:
 
 
 def forget():
-    for cached in (offers.offers, offers._points, registry.plugins, registry.contested, metrics._installed,
+    for cached in (offers.offers, offers._points, registry.plugins, registry.contested, metric_plugins._installed,
                    presets._roots, presets._home, presets._preset_text, presets.preset_names):
         cached.cache_clear()
 
@@ -151,18 +152,18 @@ def it(record):
 
 
 def test_metrics_that_cannot_be_had_are_left_out_with_a_warning(site, caplog):
-    before = [metric.name for metric in metrics.installed_metrics()]
+    before = [metric.name for metric in metric_plugins.installed_metrics()]
     forget()
     site.add("metrics", {"metric": {"m_fails": "m_fails:it", "m_exits": "m_exits:it", "m_none": "m_none:it",
                                     "m_fine": "m_fine:it", "m_twin": "m_twin:it", "stability": "m_fine:it"}}, {
         "m_fails.py": METRIC.format(name="m_fails", value="1 / 0"), "m_exits.py": "import sys; sys.exit()",
         "m_none.py": "it = 3", "m_fine.py": METRIC.format(name="m_fine", value="1.0"),
         "m_twin.py": METRIC.format(name="average_accuracy", value="1.0")})
-    found = metrics.installed_metrics()
+    found = metric_plugins.installed_metrics()
     assert {metric.name for metric in found} == {*before, "m_fails", "m_fine"}
-    record = metrics.StreamRecord(n_experiences=1)
+    record = StreamRecord(n_experiences=1)
     record.accuracy[0, 0] = 0.5
-    values = metrics.compute_all(record, found)
+    values = metric_plugins.compute_all(record, found)
     assert values["m_fine"] == 1.0 and values["average_accuracy"] == 0.5 and "m_fails" not in values
     said = " ".join(caplog.messages)
     for part in ("metric 'm_exits' fails when it is imported", "metric 'm_none' is 3", "it fails: ZeroDivisionError",

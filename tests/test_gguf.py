@@ -120,6 +120,12 @@ def test_the_plain_frame_leaves_the_chat_template_out(made: tuple[Path, Path]) -
     assert vocabulary.answer([*vocabulary.answer_ids("ab cd"), vocabulary.end]) == "ab cd"
 
 
+def test_line_breaks_are_the_ids_that_hold_one(made: tuple[Path, Path]) -> None:
+    _, vocabulary = load_causal(str(made[1]), "smollm2", advice="none")
+    texts = [vocabulary.answer([each]) for each in range(len(vocabulary._tokenizer))]
+    assert [each for each, text in enumerate(texts) if "\n" in text] == vocabulary.line_breaks()
+
+
 def test_grouped_queries_are_sampled_as_the_trainer_reads_them(made: tuple[Path, Path]) -> None:
     from cl_framework.rollout import measured
 

@@ -139,6 +139,28 @@ def test_sampling_is_that_of_a_slow_loop(settings: Sampling) -> None:
             assert rollout.text == model.vocabulary.answer(response)
 
 
+def test_an_answer_that_ends_with_its_line_is_the_beginning_of_one_that_does_not() -> None:
+    """The same draws, so that tokens and log-probabilities are the same up to the line break."""
+    model = tiny()
+    breaks, context = model.vocabulary.line_breaks(), model.context("Say it.", "1+1")
+    with torch.no_grad():
+        model.body.lm_head.weight[breaks[0]] *= 0  # a logit of 0 is likely among those of random weights
+    whole, short = (sample(model, [context], 200, Sampling(max_new_tokens=8, stop=stop),
+                           torch.Generator().manual_seed(1), 0)[0] for stop in ("end", "line"))
+    n_broken = 0
+    for ours, theirs in zip(short, whole, strict=True):
+        answer = theirs.response_ids.tolist()
+        broken = [place for place, token in enumerate(answer) if token in breaks]
+        n = broken[0] + 1 if broken else len(answer)
+        assert ours.response_ids.tolist() == answer[:n] and ours.text == theirs.text.partition("\n")[0]
+        assert torch.allclose(ours.sampler_log_probs, theirs.sampler_log_probs[:n], atol=1e-6)
+        assert ours.is_cut == (theirs.is_cut and not broken)
+        n_broken += bool(broken)
+    assert 10 < n_broken < 200
+    assert all(b"\n" in b"".join([bytes([each])]) if each < START else "\n" in model.vocabulary.answer([each])
+               for each in breaks) and len(breaks) > 1
+
+
 def test_sampled_tokens_follow_the_distribution() -> None:
     """Frequencies of the first token of 20,000 answers, within five standard errors of softmax(z / T)."""
     logits = torch.tensor([[0.0, 1.0, -1.0, 2.0]]).expand(20_000, 4)
