@@ -22,9 +22,9 @@ from cl_framework.policy import ModelPolicy
 from cl_framework.problems import RULE, Problem
 from cl_framework.protocol import build_model
 from cl_framework.runs import git_commit
+from cl_framework.scenarios._problems import Kind, drawn
+from cl_framework.scenarios.verifiable import _KINDS
 from cl_framework.types import Phase
-from scenarios._problems import Kind, drawn
-from scenarios.verifiable import _KINDS
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "reference" / "prompt_reach.json"
 SEED_PROMPT = "Answer the question."
