@@ -56,7 +56,7 @@ SEEDS = 3
 TIERS: dict[str, dict[str, Any]] = {
     "tiny": {"experiment": "fst/tiny"},
     "smollm2": {"scenario": "verifiable", "scenario.kinds": ["transform:2", "topic", "transform:1"],
-                "scenario.n_train": 24, "scenario.n_test": 12, "scenario.n_samples": 4, "scenario.n_pieces": 2,
+                "scenario.n_train": 24, "scenario.n_test": 12, "scenario.n_samples": 4,
                 "model": "smollm2", "model.frame": "plain", "model.stop": "line", "model.adapter": "lora",
                 "model.max_tokens": 208, "train.lr": 1e-4},
 }
@@ -77,7 +77,7 @@ CONTROLS = ("FST, K = 1", "FST, no frontier", "FST, random edits")
 """Rows of `tiny` alone."""
 PROBES: dict[str, dict[str, Any]] = {
     "tiny": {"strategy": "fst", "scenario.kinds": ["arithmetic:3"]},
-    "smollm2": {"strategy": "fst", "scenario.kinds": ["topic:1"]},
+    "smollm2": {"strategy": "fst", "scenario.kinds": ["topic:1"], "scenario.n_train": 12},
 }
 """The fourth task and who learns it: not plain RL as in the paper, which finds no reward."""
 STARTS = ("base", "RL", "FST")

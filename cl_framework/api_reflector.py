@@ -45,6 +45,7 @@ class Endpoint:
         timeout: seconds until one request counts as failed.
         retries: further requests after a failed one.
         max_tokens: of an answer.
+        limit: the name under which that is sent.
         price: of a million tokens, in and out, in whatever money.
     """
 
@@ -54,6 +55,7 @@ class Endpoint:
     timeout: float = 60.0
     retries: int = 4
     max_tokens: int = 1024
+    limit: str = "max_completion_tokens"
     price: tuple[float, float] = (0.0, 0.0)
 
     def check(self) -> None:
@@ -108,7 +110,8 @@ class ChatClient:
 
     def __init__(self, endpoint: Endpoint, *, is_stopping: bool, sleep: Callable[[float], None] = time.sleep) -> None:
         self._endpoint, self._is_stopping, self._sleep = endpoint, is_stopping, sleep
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        direct = [urllib.request.ProxyHandler({})] if endpoint.url.startswith("http:") else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *direct)
         self.n_requests = self.n_failures = self.tokens_in = self.tokens_out = 0
 
     @property
@@ -147,7 +150,7 @@ class ChatClient:
 
     def _ask(self, text: str) -> bytes:
         own = self._endpoint
-        body = {"model": own.model, "messages": [{"role": "user", "content": text}], "max_tokens": own.max_tokens}
+        body = {"model": own.model, "messages": [{"role": "user", "content": text}], own.limit: own.max_tokens}
         headers = {"Content-Type": "application/json"}
         if own.key:
             headers["Authorization"] = f"Bearer {os.environ.get(own.key, '')}"
@@ -160,13 +163,13 @@ class ChatClient:
 
     def _read(self, content: bytes) -> str:
         answer: Any = json.loads(content)
-        text = answer["choices"][0]["message"]["content"]
-        if not isinstance(text, str):
-            raise ValueError("its answer holds no text")
         used = answer.get("usage") or {}
         self.tokens_in += _count(used.get("prompt_tokens"))
         self.tokens_out += _count(used.get("completion_tokens"))
-        return text
+        text = answer["choices"][0]["message"]["content"]
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError("its answer holds no text; a model that reasons may need more reflection_tokens")
+        return text.encode(errors="replace").decode()
 
     def state_dict(self) -> dict[str, int]:
         """What was counted."""

@@ -8,12 +8,15 @@ to rewrite is FST's light recipe (Tiwari et al. 2026, arXiv 2605.12484, appendix
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +92,22 @@ class LanguageReflector:
         answer: the model's reply to a text; None where it gives none.
         note: how its prompts are called in the lineage.
         is_incremental: see `request`.
+        fits: whether the model takes a text; trials are left out, the last first, until it does.
     """
 
     def __init__(self, answer: Callable[[str, torch.Generator], str | None], note: str, *,
-                 is_incremental: bool = True) -> None:
-        self._answer, self._note, self._is_incremental = answer, note, is_incremental
+                 is_incremental: bool = True, fits: Callable[[str], bool] = lambda text: True) -> None:
+        self._answer, self._note, self._is_incremental, self._fits = answer, note, is_incremental, fits
 
     def reflect(self, prompt: str, trials: Sequence[Trial], generator: torch.Generator) -> Reflection | None:
         """Ask once."""
-        reply = self._answer(request(prompt, trials, is_incremental=self._is_incremental), generator)
+        texts = (request(prompt, trials[:n], is_incremental=self._is_incremental) for n in range(len(trials), 0, -1))
+        asked = next(filter(self._fits, texts), None)
+        if asked is None:
+            log.warning("the reflector takes no prompt of %d characters with a single trial of it; raise "
+                        "model.max_tokens or lower reflection_tokens", len(prompt))
+            return None
+        reply = self._answer(asked, generator)
         text = None if reply is None else fenced(reply)
         return None if text is None else Reflection(text, self._note)
 

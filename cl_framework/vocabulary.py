@@ -54,6 +54,8 @@ class Vocabulary(Protocol):
         """Ids whose text holds a line break."""
 
 
+_TAG = re.compile(r"<[^ >]+>\Z")
+"""An added token that stands for markup, whether the tokenizer calls it special or not."""
 Frame = Literal["template", "plain"]
 """What stands around a system prompt and a question: a chat template where there is one, or the plain separator."""
 
@@ -145,7 +147,9 @@ class TokenizerVocabulary:
         self.pad: int = self.end
         self._has_template = tokenizer.chat_template is not None and not is_plain
         self._line_breaks: list[int] | None = None
-        self._markup = sorted({str(token) for token in tokenizer.all_special_tokens if len(str(token)) > 1},
+        added = [str(token) for token in tokenizer.added_tokens_decoder.values()
+                 if token.special or _TAG.match(str(token))]
+        self._markup = sorted({token for token in (*tokenizer.all_special_tokens, *added) if len(token) > 1},
                               key=len, reverse=True)
 
     def context(self, system: str, question: str) -> str:

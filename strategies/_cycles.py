@@ -1,8 +1,9 @@
 """The frame of the strategies that learn from rewards: an experience is met in cycles of T batches.
 
-The rows of an experience come in their order, T x B of them a cycle, so that whoever looks ahead sees exactly the rows
-that the T steps after it learn from. Replies to held-out problems are given under one prompt, the best of the
-population. Everything random comes from the seed, the experience, and the number of the cycle or step.
+The rows of an experience come in their order, T x B of them a cycle (and inside a cycle in a random one), so that
+whoever looks ahead sees exactly the rows that the T steps after it learn from. Replies to held-out problems are given
+under one prompt, the best of the last fast phase. Everything random comes from the seed, the experience, and the number
+of the cycle or step.
 """
 
 from __future__ import annotations
@@ -79,15 +80,25 @@ class Cycles(Strategy):
         """One reply to each under the best prompt; the same prompt given again is answered anew."""
         language, times = speaking(model), Counter(prompts)
         policy = ModelPolicy(language, language.sampling)
-        contexts = [policy.context(self._best.text, prompt) for prompt in times]
+        contexts = [self._context(policy, prompt) for prompt in times]
         drawn = policy.sample(contexts, max(times.values(), default=0), torch.default_generator, self._best.name)
         replies = {prompt: iter(own) for prompt, own in zip(times, drawn, strict=True)}
         return [next(replies[prompt]).text for prompt in prompts]
 
+    def _context(self, policy: ModelPolicy, problem: str) -> str:
+        """A problem under the best prompt; under the seed prompt where the best leaves no room for an answer."""
+        context = policy.context(self._best.text, problem)
+        return context if policy.fits([context]) else policy.context(self._lineage[0].text, problem)
+
+    @property
+    def _version(self) -> int:
+        """Number of the weights as they are; here they never move."""
+        return 0
+
     def _policy(self, model: Model) -> ModelPolicy:
         """The model as it draws what is learned from."""
         language = speaking(model)
-        return ModelPolicy(language, replace(language.sampling, temperature=self.temperature))
+        return ModelPolicy(language, replace(language.sampling, temperature=self.temperature), self._version)
 
     def _verdicts(self) -> Judge:
         """The judge of the experience."""

@@ -15,6 +15,7 @@ import torch
 from cl_framework.api_reflector import ChatClient, Endpoint
 from cl_framework.attempts import Attempts
 from cl_framework.data import Dataset
+from cl_framework.errors import ConfigError
 from cl_framework.fields import bounded, tunable
 from cl_framework.kept_replies import Reply
 from cl_framework.models import Model
@@ -62,8 +63,10 @@ class FastHalf(Cycles):
     max_prompt_length: int = bounded(2000, low=1)
     """Characters of the longest prompt; a longer one is rejected."""
     evaluation_prompt: Literal["best", "seed"] = "best"
-    """What held-out problems are answered under: the prompt of the population with the highest mean reward on the last
-    cycle's rows, or the seed prompt. Which of its K the paper takes is not known; the best is an assumption."""
+    """What held-out problems are answered under: the prompt with the highest mean reward on the last cycle's rows (also
+    where the frontier, which looks at single problems, does not keep it), or the seed prompt. Which of its prompts the
+    paper takes is not known; the best is an assumption. A problem that leaves no room for an answer under that prompt
+    is answered under the seed prompt."""
     reflector: Literal["scripted", "random", "self", "api"] = "scripted"
     """Who proposes prompts: scripted edits that read the checker's remarks, random edits, the model itself, or a model
     behind an address. The paper has GPT-5.2; scripted edits stand in for it, and results say so."""
@@ -82,6 +85,9 @@ class FastHalf(Cycles):
     """Of reflector=api: seconds until a request counts as failed."""
     reflector_retries: int = bounded(4, low=0)
     """Of reflector=api: further requests after a failed one, with growing pauses."""
+    reflector_limit: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    """Of reflector=api: the name under which reflection_tokens is sent. OpenAI's newer models take the former alone,
+    and count their reasoning in it, so that they need thousands; some other servers know the latter alone."""
     reflector_failure: Literal["fallback", "stop"] = "fallback"
     """Of reflector=api: whether scripted edits take over where it gives no answer, or the run stops; it can be taken up
     again at its last checkpoint."""
@@ -99,14 +105,21 @@ class FastHalf(Cycles):
         super().setup(model, info)
         self._counts = Counts()
         self._n_phases = self._n_fallbacks = self._n_failed_trials = 0
+        self._remarked_of = -1
         self._tried: dict[str, float] = {}
         self._client: ChatClient | None = None
         if self.reflector == "api":
             endpoint = Endpoint(url=self.reflector_url, model=self.reflector_model, key=self.reflector_key,
                                 timeout=self.reflector_timeout, retries=self.reflector_retries,
-                                max_tokens=self.reflection_tokens, price=(self.price_in, self.price_out))
+                                max_tokens=self.reflection_tokens, limit=self.reflector_limit,
+                                price=(self.price_in, self.price_out))
             endpoint.check()
             self._client = ChatClient(endpoint, is_stopping=self.reflector_failure == "stop")
+        if self.reflector == "self" and self.reflection_tokens >= speaking(model).max_tokens:
+            raise ConfigError(f"reflector=self needs room for what it is asked and for {self.reflection_tokens} tokens "
+                              f"of an answer, and model.max_tokens={speaking(model).max_tokens}; raise "
+                              f"model.max_tokens (this network takes {speaking(model).n_context}) or lower "
+                              "reflection_tokens")
 
     def _evolve(self, model: Model, rows: Dataset, cycle: int, n_calls: int) -> None:
         """One fast phase on some rows, with n_calls replies to draw."""
@@ -119,7 +132,8 @@ class FastHalf(Cycles):
         problems, answers = texts(raw, "prompt"), texts(raw, "answer")
         attempts = Attempts(policy, self._verdicts(), problems, answers, generator(self._seed, *path, "replies"))
         reflector = self._reflector(model)
-        found = evolve(different(self._population), len(problems), attempts, reflector,
+        carried = [prompt for prompt in different(self._population) if attempts.fits(prompt.text)]
+        found = evolve(carried or self._lineage[:1], len(problems), attempts, reflector,
                        self._rules(n_calls), generator(self._seed, *path, "choices"),
                        n_known=len(self._lineage), is_carried=self._n_phases > 0, experience=self._experience,
                        cycle=cycle, fits=attempts.fits)
@@ -127,7 +141,7 @@ class FastHalf(Cycles):
         self._population = found.population
         places = {prompt.name: place for place, prompt in enumerate(found.pool.prompts)}
         if self.evaluation_prompt == "best":
-            self._best = max(found.population, key=lambda prompt: found.pool.means[places[prompt.name]])
+            self._best = max(found.pool.prompts, key=lambda prompt: found.pool.means[places[prompt.name]])
         self._tried = population_rewards([found.pool.scores[places[prompt.name]] for prompt in found.population])
         self._counts += found.counts
         self._n_phases += 1
@@ -135,15 +149,11 @@ class FastHalf(Cycles):
         if isinstance(reflector, WithFallback):
             self._n_fallbacks += reflector.n_fallbacks
         self._replied(model, cycle, attempts.replies)
-        if cycle == 0:
+        if self._remarked_of != self._experience:
             remark(self._experience, sum(each.verdict.reward > 0 for each in attempts.replies), len(attempts.replies))
+            self._remarked_of = self._experience
         log.info("cycle %d: %d replies, %d new prompts, best mean reward %.2f", cycle,
                  found.counts.metric_calls + found.counts.carried_calls, len(found.born), max(found.pool.means))
-
-    @property
-    def _version(self) -> int:
-        """Number of the weights as they are; they never move."""
-        return 0
 
     def _replied(self, model: Model, cycle: int, replies: Sequence[Reply]) -> None:
         """A phase is over, and these are its replies, by the weights as they still are. Nothing is done with them."""
@@ -159,25 +169,26 @@ class FastHalf(Cycles):
         scripted = ScriptedReflector(RANDOM if self.reflector == "random" else OPERATORS)
         if self._client is not None:
             asked = LanguageReflector(self._client.answer, self.reflector_model, is_incremental=self.is_incremental)
-            return WithFallback(asked, scripted)
+            return WithFallback(asked, scripted) if self.reflector_failure == "fallback" else asked
         if self.reflector != "self":
             return scripted
         language = speaking(model)
         policy = ModelPolicy(language, Sampling(max_new_tokens=self.reflection_tokens))
 
-        def answer(text: str, generator: torch.Generator) -> str | None:
-            context = policy.context("", text)
-            if not policy.fits([context]):
-                return None
-            return policy.sample([context], 1, generator, "reflection")[0][0].text
+        def answer(text: str, generator: torch.Generator) -> str:
+            return policy.sample([policy.context("", text)], 1, generator, "reflection")[0][0].text
 
-        return LanguageReflector(answer, "self", is_incremental=self.is_incremental)
+        return LanguageReflector(answer, "self", is_incremental=self.is_incremental,
+                                 fits=lambda text: policy.fits([policy.context("", text)]))
 
     @property
     def _reflection(self) -> str:
         """Who proposed prompts, in words."""
-        return {"scripted": "scripted reflector", "random": "random edits", "self": "reflecting itself",
-                "api": f"reflector {self.reflector_model}"}[self.reflector]
+        words = {"scripted": "scripted reflector", "random": "random edits", "self": "reflecting itself",
+                 "api": f"reflector {self.reflector_model}"}[self.reflector]
+        if self._n_fallbacks:
+            words += f", scripted edits for {self._n_fallbacks} of {self._counts.reflector_calls} proposals"
+        return words
 
     def metrics(self) -> Mapping[str, float]:
         """What the phases have cost, and what they have led to."""

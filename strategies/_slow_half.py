@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from cl_framework.advantages import is_informative
 from cl_framework.data import Dataset
 from cl_framework.divergences import base_share, entropy
+from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
 from cl_framework.kept_replies import Reply
@@ -82,10 +83,16 @@ class SlowHalf(Cycles):
     anchor_schedule: Literal["constant", "decay"] = "constant"
     """Whether that share stays, or decays from 1 to 0.5 after 50 steps, as in ReMix."""
     warmup_steps: int = bounded(10, low=0)
-    """Steps over which the learning rate grows to train.lr, once a stream."""
+    """Steps that learn something over which the learning rate grows to train.lr, once a stream."""
     n_probes: int = bounded(8, low=0)
     """Problems of an experience that the divergence from the base is measured on when it ends, of those learned and of
     those that the scenario names beside them; 0 measures none and keeps no copy of the base for it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slow == "raft" and self.kl_where == "advantage" and self.kl > 0:
+            raise ConfigError("slow=raft learns no advantages, so kl_where=advantage would hold it to nothing; set "
+                              "kl_where=loss or kl=0")
 
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Note the base, where something needs it."""
@@ -97,6 +104,7 @@ class SlowHalf(Cycles):
         is_held = self.kl > 0 and self.anchor != "previous"
         self._base = self._noted(model) if is_held or self.n_probes else {}
         self._previous: dict[str, Tensor] = {}
+        self._n_updates = 0
         self._n_steps = self._n_samples = self._n_replies = self._n_reused = self._n_failed_checks = 0
         self._sums: dict[str, tuple[float, int]] = {}
         self._drift: dict[str, float] = {}
@@ -150,6 +158,7 @@ class SlowHalf(Cycles):
         rollouts = groups.rollouts[:1] if self._given is None else self._given.rollouts
         self._references = [] if self._given is None else self._measure(model, rollouts)
         x = as_inputs(rollouts, speaking(model))
+        model.eval()  # as replies were drawn: with dropout the ratio would not be 1, nor the divergence 0 at the anchor
         return Batch(x, NOT_YET, torch.zeros(len(rollouts), dtype=torch.int64, device=x["ids"].device))
 
     def _measure(self, model: Model, rollouts: Sequence[Rollout]) -> list[tuple[float, Tensor]]:
@@ -189,7 +198,9 @@ class SlowHalf(Cycles):
 
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
         """Count it."""
+        model.train()
         self._n_steps += 1
+        self._n_updates += self._given is not None
         self._given, self._references = None, []
 
     def optimizer(self, params: Iterable[nn.Parameter], recipe: Recipe) -> Optimizer:
@@ -212,7 +223,7 @@ class SlowHalf(Cycles):
 
     def _warmth(self) -> float:
         """What the learning rate of the next step is multiplied by."""
-        return min((self._n_steps + 1) / max(self.warmup_steps, 1), 1.0)
+        return min((self._n_updates + 1) / max(self.warmup_steps, 1), 1.0)
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Measure how far the weights are from the base, under the seed prompt and under the best one."""
@@ -222,13 +233,17 @@ class SlowHalf(Cycles):
         for where, problems in self._probes.items():
             if problems:
                 found = {prompt: self._divergence(model, prompt, problems) for prompt in dict.fromkeys(named.values())}
-                self._drift |= {f"{name}{where}": found[prompt] for name, prompt in named.items()}
+                self._drift |= {f"{name}{where}": value for name, prompt in named.items()
+                                if (value := found[prompt]) is not None}
 
-    def _divergence(self, model: Model, prompt: Prompt, problems: Sequence[str]) -> float:
-        """Mean over tokens of log pi - log pi_base of replies that pi draws, under one prompt for both."""
+    def _divergence(self, model: Model, prompt: Prompt, problems: Sequence[str]) -> float | None:
+        """Mean over tokens of log pi - log pi_base of replies that pi draws, under one prompt for both; None where that
+        prompt leaves no room for an answer to any of the problems."""
         policy = self._policy(model)
         draws = generator(self._seed, "drift", self._experience)
-        contexts = [policy.context(prompt.text, problem) for problem in problems]
+        contexts = [each for problem in problems if policy.fits([each := policy.context(prompt.text, problem)])]
+        if not contexts:
+            return None
         rollouts = [each for own in policy.sample(contexts, _PROBES, draws, prompt.name) for each in own]
         own, base = self._under({}, model, rollouts), self._under(self._base, model, rollouts)
         return float((own - base).sum() / sum(len(rollout.response_ids) for rollout in rollouts))
@@ -250,8 +265,8 @@ class SlowHalf(Cycles):
     def state_dict(self) -> dict[str, Any]:
         """The weights before the experience, and the counters; the base is what `setup` finds."""
         return {**super().state_dict(), "previous": dict(self._previous), "sums": dict(self._sums),
-                "drift": dict(self._drift), "counts": [self._n_steps, self._n_samples, self._n_replies, self._n_reused,
-                                                       self._n_failed_checks]}
+                "drift": dict(self._drift), "updates": self._n_updates, "counts": [
+                    self._n_steps, self._n_samples, self._n_replies, self._n_reused, self._n_failed_checks]}
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
@@ -259,3 +274,4 @@ class SlowHalf(Cycles):
         self._previous = {name: value.to(model.device) for name, value in state["previous"].items()}
         self._sums, self._drift = dict(state["sums"]), dict(state["drift"])
         self._n_steps, self._n_samples, self._n_replies, self._n_reused, self._n_failed_checks = state["counts"]
+        self._n_updates = state["updates"]

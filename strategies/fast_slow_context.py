@@ -136,7 +136,7 @@ class FastSlowContext(Strategy):
         draws = generator(self._seed, _NAME, "fast", self._experience, cycle)
         pool = search(different(self._population), anchors, rules, draws)
         kept, means = pool.top(self.n_contexts), pareto.means(pool.scores)
-        best = pool.contexts[max(kept, key=lambda row: means[row])]
+        best = pool.contexts[max(range(len(means)), key=lambda row: means[row])]
         self._before = self._best
         self._population = torch.stack([pool.contexts[row] for row in kept])
         if self.evaluation_context == "best":

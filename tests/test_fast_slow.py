@@ -331,12 +331,12 @@ def test_every_option_learns(fields):
 
 def test_the_warm_up_scales_the_steps_and_leaves_the_rate():
     optimizer = RL(warmup_steps=4)
-    optimizer._n_steps = 0
+    optimizer._n_updates = 0
     weight = torch.nn.Parameter(torch.zeros(1))
     made = optimizer.optimizer([weight], Recipe(optimizer="sgd", lr=1.0))
     moved = []
     for step in range(6):
-        optimizer._n_steps = step
+        optimizer._n_updates = step
         weight.grad = -torch.ones(1)
         before = float(weight.detach())
         made.step()

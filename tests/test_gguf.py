@@ -15,6 +15,7 @@ from cl_framework.language import LanguageModel, Rows
 from cl_framework.places import Folder
 from cl_framework.pretrained_files import PretrainedFiles
 from cl_framework.sampling import Sampling, sample
+from cl_framework.vocabulary import TokenizerVocabulary
 
 transformers = pytest.importorskip("transformers")
 gguf = pytest.importorskip("gguf")
@@ -201,3 +202,15 @@ def test_lists_of_lists_end_somewhere(tmp_path):
     head = b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(8, "little") + (1).to_bytes(8, "little")
     with pytest.raises(ValueError, match="nested too deep"):
         check_header(io.BytesIO(head + entry + nested))
+
+
+def test_added_tokens_are_markup_too_whether_they_have_a_role_or_not(made: tuple[Path, Path]) -> None:
+    """Llama's <|start_header_id|> is special and has no role of its own; <think> is not even special."""
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(made[1]))
+    added = ["<|start_header_id|>", "<think>"]
+    tokenizer.add_tokens([transformers.AddedToken(added[0], special=True), transformers.AddedToken(added[1])])
+    ids = {*tokenizer.convert_tokens_to_ids(added)}
+    vocabulary = TokenizerVocabulary(tokenizer, "made")
+    text = " ".join(added)
+    assert not ids & {*vocabulary.context_ids(vocabulary.context(text, text))}
+    assert min(ids) not in vocabulary.answer_ids(text), "what is not special may be meant in an answer"
