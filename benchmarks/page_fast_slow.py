@@ -61,8 +61,8 @@ def _reach() -> list[str]:
 *seed* is "Answer the question.", *rule* adds the rule that the feedback names (where it names one), *example* one
 worked example. {record['n_asked']} training problems of each kind, {record['n_replies']} replies at temperature 1. In
 the plain frame (`model.frame=plain`) a question looks as the examples do. Where no prompt brings a reward, neither half
-of FST has anything to learn from; that is so for the tasks of the first language stream that was planned here
-(arithmetic in a hidden form, programs, star graphs), and why the stream above has others.""", "",
+of FST has anything to learn from; that is so, but for stray hits, for the tasks of the first language stream that was
+planned here (arithmetic in a hidden form, programs, star graphs), and why the stream above has others.""", "",
              f"| kind | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for row in record["rows"]:
         cells = [f"{100 * row[frame][name]:.0f}" for frame in frames for name in names]
@@ -145,6 +145,7 @@ def _probe(record: dict[str, Any]) -> list[str]:
     if not any(probe["curves"].values()):
         return ["The fourth task has not been learned yet."]
     kinds = ", ".join(probe["scenario.kinds"])
+    kinds += f" of difficulty {probe['scenario.difficulty']}" if "scenario.difficulty" in probe else ""
     lines = [f"Plasticity: a fresh run of `{probe['strategy']}` on a fourth task ({kinds}), from the weights that each "
              "method left:", "", "| weights | n | at the beginning | at the end | best |",
              "| --- |" + " ---: |" * 4]
