@@ -387,10 +387,31 @@ def test_without_strength_it_is_supervised_learning_later_on():
         assert torch.allclose(value, plain.get_parameter(name), atol=1e-6)
 
 
-def test_a_skill_of_one_round_is_the_plain_difference_and_two_rounds_run():
-    strategy = SkillTransfer(rounds=2, **SHORT)
-    _run(strategy, n_train=8)
-    assert strategy._skill and -1 <= strategy.metrics()["cosine"] <= 1
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_source_ends_where_rewards_led_and_the_skill_is_the_last_difference(rounds):
+    """theta_sft + v = theta_rl; of one round v is the plain difference, of two the second begins with the first's."""
+    class Watching(SkillTransfer):
+        def _learn_skill(self, model, rows, train):
+            self.states = []
+
+            def noting(data):
+                before = {name: value.detach().clone() for name, value in model.named_parameters()}
+                train(data)
+                self.states.append((before, {name: value.detach().clone() for name, value in model.named_parameters()}))
+
+            previous = dict(self._skill)
+            super()._learn_skill(model, rows, noting)
+            begun, learned = self.states[1][0], self.states[0][1]
+            for name, value in begun.items():
+                assert torch.allclose(value, learned[name] + previous.get(name, 0.0), atol=1e-7)
+
+    strategy = Watching(rounds=rounds, **SHORT)
+    model, _ = _run(strategy, n_train=8 * rounds)
+    supervised, rewarded = strategy.states[0][1], strategy.states[-1][1]
+    for name, value in model.named_parameters():
+        assert torch.allclose(value.detach(), rewarded[name], atol=1e-6)
+        assert torch.allclose(strategy._skill.get(name, torch.zeros(())), rewarded[name] - supervised[name], atol=1e-6)
+    assert not same(rewarded, supervised) and -1 <= strategy.metrics()["cosine"] <= 1
 
 
 def test_with_an_adapter_the_skill_is_its_dense_update_and_survives_a_kill(tmp_path):
