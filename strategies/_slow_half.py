@@ -5,7 +5,8 @@ what the network then sees, and the loss is of `cl_framework.slow_step`. The old
 this very forward pass: replies are fresh, so the ratio is exactly 1 at every step, and there is no pass for it. Replies
 of an earlier policy, where a strategy hands some out, bring the log-probabilities of that policy with them.
 
-A batch that says nothing is no step: no gradient reaches the optimizer, whose state stays as it is to the bit.
+Dropout is off, as it is when replies are drawn: with it the ratio would not be 1, nor the divergence 0 at the anchor. A
+batch that says nothing is no step: no gradient reaches the optimizer, whose state stays as it is to the bit.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class SlowHalf(Cycles):
     def setup(self, model: Model, info: StreamInfo) -> None:
         """Note the base, where something needs it."""
         super().setup(model, info)
+        without_dropout(model)
         self._slow = Slow(
             loss=self.slow, advantage=self.advantage, strength=self.unlikely_strength, eps=self.eps,
             truncation=self.truncation, clip_low=self.clip_low, clip_high=self.clip_high, divisor=self.divisor,
@@ -158,7 +160,6 @@ class SlowHalf(Cycles):
         rollouts = groups.rollouts[:1] if self._given is None else self._given.rollouts
         self._references = [] if self._given is None else self._measure(model, rollouts)
         x = as_inputs(rollouts, speaking(model))
-        model.eval()  # as replies were drawn: with dropout the ratio would not be 1, nor the divergence 0 at the anchor
         return Batch(x, NOT_YET, torch.zeros(len(rollouts), dtype=torch.int64, device=x["ids"].device))
 
     def _measure(self, model: Model, rollouts: Sequence[Rollout]) -> list[tuple[float, Tensor]]:
@@ -198,7 +199,6 @@ class SlowHalf(Cycles):
 
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
         """Count it."""
-        model.train()
         self._n_steps += 1
         self._n_updates += self._given is not None
         self._given, self._references = None, []
@@ -275,3 +275,12 @@ class SlowHalf(Cycles):
         self._sums, self._drift = dict(state["sums"]), dict(state["drift"])
         self._n_steps, self._n_samples, self._n_replies, self._n_reused, self._n_failed_checks = state["counts"]
         self._n_updates = state["updates"]
+
+
+def without_dropout(model: Model) -> None:
+    """Set every dropout of a network to 0: layers, and the shares that attention modules keep as numbers."""
+    for module in model.modules():
+        is_layer = isinstance(module, nn.modules.dropout._DropoutNd)
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or (is_layer and name == "p")):
+                setattr(module, name, 0.0)

@@ -121,12 +121,15 @@ def test_replies_are_learned_as_they_were_drawn_also_with_dropout():
             if given is not None:
                 drawn = torch.cat([each.trainer_log_probs for each in measured(model, given.rollouts)])
                 own = torch.cat([each.sampler_log_probs for each in given.rollouts])
+                learned = model(batch.x).logits
                 ratios.append((drawn - own).abs().max().item())
-                assert not model.training
+                assert model.training and torch.equal(learned, model(batch.x).logits), "nothing is dropped"
             return value
 
     model = speaking_model()
-    model.body.model.layers[0].mlp.down_proj = nn.Sequential(model.body.model.layers[0].mlp.down_proj, nn.Dropout(0.5))
+    layer = model.body.model.layers[0]
+    layer.self_attn.attention_dropout = 0.3
+    layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj, nn.Dropout(0.5))
     strategy = Watching(steps_per_cycle=2, n_probes=0)
     run_stream(strategy, SpeakingToy(sizes=(1,), n_train=16).open(), model, recipe=RECIPE)
     assert ratios and max(ratios) < 1e-5
