@@ -214,3 +214,11 @@ def test_added_tokens_are_markup_too_whether_they_have_a_role_or_not(made: tuple
     text = " ".join(added)
     assert not ids & {*vocabulary.context_ids(vocabulary.context(text, text))}
     assert min(ids) not in vocabulary.answer_ids(text), "what is not special may be meant in an answer"
+
+
+def test_a_template_without_a_system_role_has_the_system_prompt_before_the_question(made: tuple[Path, Path]) -> None:
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(made[1]))
+    tokenizer.chat_template = ("{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}"
+                               "{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}")
+    vocabulary = TokenizerVocabulary(tokenizer, "made")
+    assert vocabulary.context("be good.", "1?") == "[user]be good.\n\n1?" and vocabulary.context("", "1?") == "[user]1?"
