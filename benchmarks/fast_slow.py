@@ -52,6 +52,7 @@ from cl_framework.strategy import Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "runs" / "fast_slow"
+RECORDS = ROOT / "runs" / "reference"
 SEEDS = 3
 TIERS: dict[str, dict[str, Any]] = {
     "tiny": {"experiment": "fst/tiny"},
@@ -186,15 +187,41 @@ def probe(tier: str, start: str, seed: int) -> None:
         [own["samples"], float(row.mean())] for own, row in zip(figures, record.accuracy, strict=True))]})
 
 
+def kept(tier: str) -> dict[str, Any]:
+    """The record of these settings that is there already, perhaps of another machine; empty where there is none."""
+    path = RECORDS / f"fast_slow_{tier}.json"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return record if record.get("settings") == settings(tier) else {}
+
+
+def settings(tier: str) -> dict[str, Any]:
+    """What all rows have in common."""
+    return {name: job_of(tier, "FST", 0).tree[name] for name in ("scenario", "model", "train")}
+
+
+def known(tier: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """The runs of the record, by row and seed."""
+    return {(row["row"], run["seed"]): run for row in kept(tier).get("rows", []) for run in row["runs"]}
+
+
+def probed(tier: str) -> dict[str, dict[str, Any]]:
+    """The curves of the fourth task that the record holds, by start and seed."""
+    curves: dict[str, dict[str, Any]] = kept(tier).get("probe", {}).get("curves", {})
+    return curves
+
+
 def run(tier: str, seeds: Sequence[int], labels: Sequence[str]) -> None:
-    """Seed after seed, two runs at a time; the record is written after each."""
+    """Seed after seed, two runs at a time; the record is written after each. What it holds already is not run again."""
     for seed in seeds:
-        jobs = [job_of(tier, label, seed) for label in labels]
+        done = {label for label, own in known(tier) if own == seed}
+        starts = [start for start in STARTS if str(seed) not in probed(tier).get(start, {})]
+        waiting = [label for label in labels if label not in done or label in starts]
+        jobs = [job_of(tier, label, seed) for label in waiting]
         _, failures = execute_all(jobs, OUT / tier, f"python benchmarks/fast_slow.py {tier}", Console(stderr=True), 2)
         if failures:
             raise SystemExit("\n".join(f"{failure.label}: {failure.error}" for failure in failures))
-        Parallel(n_jobs=2)(delayed(decompose)(tier, label, seed) for label in labels)
-        Parallel(n_jobs=2)(delayed(probe)(tier, start, seed) for start in STARTS)
+        Parallel(n_jobs=2)(delayed(decompose)(tier, label, seed) for label in waiting)
+        Parallel(n_jobs=2)(delayed(probe)(tier, start, seed) for start in starts)
         report(tier)
 
 
@@ -214,21 +241,24 @@ def measured(tier: str, label: str, seed: int) -> dict[str, Any] | None:
 
 def report(tier: str) -> None:
     """Write the record of what there is."""
-    rows = []
+    rows, before = [], known(tier)
     for label in rows_of(tier):
-        runs = [found for seed in range(SEEDS) if (found := measured(tier, label, seed)) is not None]
+        runs = [found for seed in range(SEEDS)
+                if (found := measured(tier, label, seed) or before.get((label, seed))) is not None]
         if runs:
             rows.append({"row": label, "strategy": ROWS[label][0], "fields": ROWS[label][1], "runs": runs})
     if not rows:
         return
+    earlier = probed(tier)
+    probes = {start: earlier.get(start, {}) | {
+        path.parent.name: json.loads(path.read_text())["curve"]
+        for path in sorted((OUT / tier / "probes" / start).glob("*/curve.json"))} for start in STARTS}
     job = job_of(tier, "FST", 0)
-    probes = {start: {path.parent.name: json.loads(path.read_text())["curve"] for path in
-                      sorted((OUT / tier / "probes" / start).glob("*/curve.json"))} for start in STARTS}
-    write_json(ROOT / "runs" / "reference" / f"fast_slow_{tier}.json", {
+    write_json(RECORDS / f"fast_slow_{tier}.json", {
         "command": f"python benchmarks/fast_slow.py {tier}", "python": platform.python_version(),
         "torch": torch.__version__, "steps_per_cycle": STEPS_PER_CYCLE,
         "git_commits": sorted({run["git_commit"] or "none" for row in rows for run in row["runs"]}),
-        "settings": {name: job.tree[name] for name in ("scenario", "model", "train")},
+        "settings": settings(tier),
         "kinds": [experience.class_names[0] for experience in open_stream(job)], "rows": rows,
         "probe": {**PROBES[tier], "curves": probes}})
 
