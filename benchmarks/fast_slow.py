@@ -216,6 +216,8 @@ def run(tier: str, seeds: Sequence[int], labels: Sequence[str]) -> None:
         done = {label for label, own in known(tier) if own == seed}
         starts = [start for start in STARTS if str(seed) not in probed(tier).get(start, {})]
         waiting = [label for label in labels if label not in done or label in starts]
+        if not waiting and not starts:
+            continue
         jobs = [job_of(tier, label, seed) for label in waiting]
         _, failures = execute_all(jobs, OUT / tier, f"python benchmarks/fast_slow.py {tier}", Console(stderr=True), 2)
         if failures:

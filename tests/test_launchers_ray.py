@@ -54,6 +54,8 @@ def test_runs_on_gpus_have_one_each_and_a_process_of_their_own():
     ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, logging_level=40)
     assert ray_pool.Cluster(None, 4, has_gpu=False).n_places == 4
     assert ray_pool.Cluster(None, 4, has_gpu=True).n_places == 2
+    assert ray_pool.Cluster(None, 4, has_gpu=False, cpus=2).n_places == 2
+    assert ray_pool.Cluster(None, 4, has_gpu=False, cpus=99).n_places == 1, "of a machine all CPUs, and no more"
 
     def seen(task):
         return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
