@@ -79,8 +79,8 @@ def _settings(record: dict[str, Any], text: str) -> list[str]:
     return [f"{text.format(rank=model['rank'])}. {scenario['n_train']} training and {scenario['n_test']} held-out "
             f"problems a task, {scenario['n_samples']} replies to each of the latter, answers of at most "
             f"{model['max_new_tokens']} tokens; B = {train['batch_size']}, T = {record['steps_per_cycle']}, G = 8, "
-            f"K = 4, 5 passes, AdamW at {train['lr']:g} after 10 steps of warm-up; {n_steps} slow steps a pass over the "
-            f"stream where all say something, which is few; {n} seed{'s' * (n > 1)}."]
+            f"K = 4, 5 passes, AdamW at {train['lr']:g} after 10 steps of warm-up; {n_steps} slow steps a pass over "
+            f"the stream where all say something, which is few; {n} seed{'s' * (n > 1)}."]
 
 
 def _rewards(record: dict[str, Any]) -> list[str]:
