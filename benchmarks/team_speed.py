@@ -60,7 +60,8 @@ def learned(network: str, size: int, steps: int) -> tuple[float, list[float]]:
     part = Part(train=Dataset(raw, y), test=Dataset(raw[:CLASSES], y[:CLASSES]), classes=labels,
                 class_names=tuple(map(str, labels)))
     info = StreamInfo(n_experiences=1, n_classes=CLASSES, input_shape=SHAPE, mean=(0.5,) * 3, std=(0.25,) * 3)
-    model, losses = build_model(resolve({"scenario": "split_cifar", "model": network}).architecture, info, 0), Losses()
+    job, losses = resolve({"scenario": "split_cifar", "strategy": "naive", "model": network}), Losses()
+    model = build_model(job.architecture, info, 0)
     record = run_stream(Strategy(), ResidentStream(info, [part]), model, observer=losses,
                         recipe=Recipe(optimizer="sgd", lr=0.01, batch_size=size))
     return float(record.seconds[0]), losses.seen
