@@ -134,7 +134,7 @@ def _shared(folder: Path) -> list[str]:
     if record is None:
         return ["One run in two processes: `python benchmarks/team_speed.py` has not been run yet."]
     lines = ["One run whose rows two processes share (`trainer.processes=2`), by the clock, one thread each, images of "
-             "32 x 32 in color; losses of both agree to rounding:", "",
+             "32 x 32 in color; losses of both drift apart as rounding grows over the steps:", "",
              "| network | batch | one process | two | two are faster by | losses differ by |",
              "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for case in record["cases"]:
