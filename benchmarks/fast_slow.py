@@ -23,6 +23,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -45,6 +46,7 @@ from cl_framework.models import Model
 from cl_framework.policy import ModelPolicy
 from cl_framework.protocol import build_model, run_stream
 from cl_framework.record import AccuracyMatrix
+from cl_framework.registry import load
 from cl_framework.runs import RunFolder
 from cl_framework.scenario import Stream
 from cl_framework.standing_weights import noted, standing_in
@@ -64,8 +66,10 @@ TIERS: dict[str, dict[str, Any]] = {
 """Of smollm2: contexts of 192 tokens and answers of one line and at most 16; 1e-4 as the low-rank updates alone are
 trained."""
 STEPS_PER_CYCLE = 3
-N_PROBES = 4
-"""Problems that the divergence of `smollm2` is measured on: half of the default, as it takes as long as the steps."""
+OWN: dict[str, dict[str, Any]] = {"tiny": {"steps_per_cycle": STEPS_PER_CYCLE},
+                                  "smollm2": {"steps_per_cycle": STEPS_PER_CYCLE, "n_probes": 4}}
+"""Fields of every strategy that has them. The divergence of `smollm2` is measured on half of the problems that are
+usual, as that takes as long as the steps."""
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "FST": ("fst", {}), "RL": ("rl", {}), "GEPA": ("gepa", {}), "RL, then GEPA": ("rl_then_gepa", {}),
     "RL, 2 epochs": ("rl", {"train.epochs": 2}), "GEPA, 13 passes": ("gepa", {"strategy.gepa.passes": 13.0}),
@@ -100,10 +104,9 @@ def job_of(tier: str, label: str, seed: int) -> Job:
 
 def _job(tier: str, fields: dict[str, Any], seed: int) -> Job:
     name = fields["strategy"]
-    own = {f"strategy.{name}.steps_per_cycle": STEPS_PER_CYCLE, "seed": seed, "track.wandb": "disabled"}
-    if tier == "smollm2" and name != "gepa":
-        own[f"strategy.{name}.n_probes"] = N_PROBES
-    return resolve({**TIERS[tier], **own, **fields})
+    known = {field.name for field in dataclass_fields(load("strategy", name))}
+    own = {f"strategy.{name}.{key}": value for key, value in OWN[tier].items() if key in known}
+    return resolve({**TIERS[tier], **own, "seed": seed, "track.wandb": "disabled", **fields})
 
 
 @dataclass(kw_only=True, eq=False)
