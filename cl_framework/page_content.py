@@ -17,6 +17,7 @@ from cl_framework.page_figures import heat_map, of_sheet
 from cl_framework.page_parts import Figure, Page, Part, Square
 from cl_framework.page_prompts import prompt_tables
 from cl_framework.page_protocol import contests
+from cl_framework.page_rewards import along_rewards, reward_figures, reward_table, rewards
 from cl_framework.page_tables import along, balance, differences, errors, every_run, leaderboard, ordered, shared
 from cl_framework.page_theme import Theme
 from cl_framework.page_warnings import warned
@@ -64,19 +65,20 @@ def _runs(path: Path, *, is_needed: bool) -> tuple[Runs, list[Group]]:
 
 
 def _part(sheet: Sheet, theme: Theme) -> Part:
-    found = points(sheet)
+    found, paid = points(sheet), rewards(sheet)
     named = [*zip(sheet.labels, sheet.rows, strict=True)]
     lines = [*(changed(each, label) for label, each in named), uneven_orders(sheet.labels, sheet.rows),
              *(sources(label, each, sheet.measure) for label, each in named)]
     squares = matrices(sheet)
     is_small = all(len(square.rows) <= MOST_EXPERIENCES for square in squares)
-    figures = [*of_sheet(sheet, found, theme),
-               *(() if is_small else (heat_map(square, theme) for square in squares))]
-    optional = (along(found), *prompt_tables(sheet), differences(sheet), shared(sheet), every_run(sheet))
-    online = errors(sheet)
-    return Part(title=sheet.title, lines=tuple(line for line in lines if line), figures=tuple(figures),
-                grids=(leaderboard(sheet), *([] if online is None else [online]), balance(sheet)),
-                squares=squares if is_small else (), folded=tuple(grid for grid in optional if grid is not None))
+    figures = (*of_sheet(sheet, found, theme), *reward_figures(sheet, paid, theme),
+               *(() if is_small else (heat_map(square, theme) for square in squares)))
+    grids = (leaderboard(sheet), reward_table(sheet, paid), errors(sheet), balance(sheet))
+    folded = (along(found), along_rewards(paid), *prompt_tables(sheet), differences(sheet), shared(sheet),
+              every_run(sheet))
+    return Part(title=sheet.title, lines=tuple(filter(None, lines)), figures=tuple(filter(None, figures)),
+                grids=tuple(filter(None, grids)), squares=squares if is_small else (),
+                folded=tuple(filter(None, folded)))
 
 
 def matrices(sheet: Sheet) -> tuple[Square, ...]:

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cl_framework.columns import is_labelled
 from cl_framework.estimates import estimate
 from cl_framework.page_curves import MOST_EXPERIENCES, Point
 from cl_framework.page_parts import Figure, Square
+from cl_framework.page_specs import PERCENT, Spec, by, choice, domain, framed, hover
 from cl_framework.page_theme import Theme
 from cl_framework.sheets import Sheet
 from cl_framework.wandb_keys import HEAT_TURN
 
-_PERCENT = 100.0
 _ROW = 30
 _HEIGHT = 280
 _WIDEST_SPREAD = 20.0
-_LEAST_SPAN = 10.0
 _LOG = {"type": "log", "nice": False, "padding": 15}
 SECONDS = "seconds"
 """The field of a summary that costs are read from; it is beside its metrics."""
-Spec = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +32,7 @@ class Axis:
 
     metric: str
     title: str
-    scale: float = _PERCENT
+    scale: float = PERCENT
 
 
 def intervals(sheet: Sheet, theme: Theme) -> Figure | None:
@@ -54,22 +51,22 @@ def intervals(sheet: Sheet, theme: Theme) -> Figure | None:
         return None
     y = {"field": "label", "type": "nominal", "sort": [*sheet.labels], "title": None, "axis": {"labelLimit": 160}}
     known = [end for row in rows for end in (row["mean"], row["low"], row["high"]) if end is not None]
-    x = {"type": "quantitative", "title": title, "scale": _domain(
+    x = {"type": "quantitative", "title": title, "scale": domain(
         [*known, *(run["value"] for run in runs)], sheet.measure.is_percent)}
-    colour = {**_by("color", sheet, theme), "legend": None}
+    colour = {**by("color", sheet, theme), "legend": None}
     layers = [
         {"data": {"values": runs}, "mark": {"type": "point", "opacity": 0.45, "size": 40, "color": theme.ink},
-         "encoding": {"y": y, "x": {**x, "field": "value"}, "tooltip": _tips({"label": "strategy", "value": "run"})}},
+         "encoding": {"y": y, "x": {**x, "field": "value"}, "tooltip": hover({"label": "strategy", "value": "run"})}},
         {"data": {"values": rows}, "mark": {"type": "rule", "strokeWidth": 2.5},
          "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": colour}},
         {"data": {"values": rows}, "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
          "encoding": {"y": y, "x": {**x, "field": "mean"}, "color": colour,
-                      "shape": {**_by("shape", sheet, theme), "legend": None},
-                      "tooltip": _tips({"label": "strategy", "mean": "mean", "low": "from", "high": "to"})}},
+                      "shape": {**by("shape", sheet, theme), "legend": None},
+                      "tooltip": hover({"label": "strategy", "mean": "mean", "low": "from", "high": "to"})}},
     ]
     return Figure(name="intervals", title=f"{name}: mean, 95 % interval, runs", notes=(
         "Filled marks are means, lines Student's 95 % intervals of the mean, hollow circles single runs."),
-        spec=_spec(theme, sheet.labels, f"{title}: mean and 95 % interval of each strategy", layer=layers,
+        spec=framed(theme, sheet.labels, f"{title}: mean and 95 % interval of each strategy", layer=layers,
                    height=max(_ROW * len(rows), _HEIGHT)))
 
 
@@ -90,22 +87,22 @@ def curves(sheet: Sheet, found: Sequence[Point], theme: Theme) -> Figure | None:
     x |= {"title": f"{'after learning' if is_labelled(sheet.rows) else 'while meeting'} experience"}
     y = {"type": "quantitative", "title": f"{what} in %", "scale": {"zero": True}}
     faded = {"condition": {"test": "only === null || datum.label === only", "value": 1}, "value": 0.12}
-    tips = _tips({"label": "strategy", "name": "experience", "on": "measured on", "mean": "mean", "std": "deviation"})
-    line = {"x": x, "y": {**y, "field": "mean"}, "color": _by("color", sheet, theme), "opacity": faded}
+    tips = hover({"label": "strategy", "name": "experience", "on": "measured on", "mean": "mean", "std": "deviation"})
+    line = {"x": x, "y": {**y, "field": "mean"}, "color": by("color", sheet, theme), "opacity": faded}
     labels = dict.fromkeys(point.label for point in found)
-    params = [_choice("only", "show ", {None: "all", **{label: label for label in labels}})]
-    params += [_choice("on", "measured on ", {each: each for each in on})] if len(on) > 1 else []
+    params = [choice("only", "show ", {None: "all", **{label: label for label in labels}})]
+    params += [choice("on", "measured on ", {each: each for each in on})] if len(on) > 1 else []
     layers = [
         {"transform": [{"filter": "only === null || datum.label === only"}],
          "mark": {"type": "area", "opacity": 0.16},
          "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": line["color"]}},
         {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {
-            **line, "strokeDash": {**_by("strokeDash", sheet, theme), "legend": None}}},
+            **line, "strokeDash": {**by("strokeDash", sheet, theme), "legend": None}}},
         {"mark": {"type": "point", "filled": True, "size": 55},
-         "encoding": {**line, "shape": _by("shape", sheet, theme), "tooltip": tips}},
+         "encoding": {**line, "shape": by("shape", sheet, theme), "tooltip": tips}},
     ]
     return Figure(name="curves", title=f"{what} over the stream", notes=(
-        "Lines are means over runs, bands one standard deviation."), spec=_spec(
+        "Lines are means over runs, bands one standard deviation."), spec=framed(
             theme, sheet.labels, f"{what} in % {x['title']}, a line for each strategy", params=params, layer=layers,
             height=_HEIGHT, data={"values": rows}, transform=[{"filter": "datum.on === on"}] if len(on) > 1 else []))
 
@@ -124,17 +121,17 @@ def plane(sheet: Sheet, x: Axis, y: Axis, name: str, title: str, theme: Theme, n
     encoding = {
         "x": {"field": "x", "type": "quantitative", "title": x.title,
               "scale": _LOG if is_log else {"zero": True, "nice": True} if x.metric == SECONDS else
-              _domain([row["x"] for row in rows], is_percent=True)},
-        "y": {"field": "y", "type": "quantitative", "title": y.title, "scale": _domain(
-            [row["y"] for row in rows], is_percent=y.scale == _PERCENT)},
-        "color": _by("color", sheet, theme), "shape": _by("shape", sheet, theme)}
-    tips = _tips({"label": "strategy", "x": x.title, "y": y.title})
+              domain([row["x"] for row in rows], is_percent=True)},
+        "y": {"field": "y", "type": "quantitative", "title": y.title, "scale": domain(
+            [row["y"] for row in rows], is_percent=y.scale == PERCENT)},
+        "color": by("color", sheet, theme), "shape": by("shape", sheet, theme)}
+    tips = hover({"label": "strategy", "x": x.title, "y": y.title})
     mean = [{"aggregate": [{"op": "mean", "field": field, "as": field} for field in "xy"], "groupby": ["label"]}]
     layers = [{"mark": {"type": "point", "size": 40, "opacity": 0.7}, "encoding": {**encoding, "tooltip": tips}},
               {"transform": mean, "mark": {"type": "point", "filled": True, "size": 150, "opacity": 1},
                "encoding": {**encoding, "tooltip": tips}}]
     return Figure(name=name, title=title, notes=f"Small marks are runs, large ones their means.{notes}",
-                  spec=_spec(theme, sheet.labels, f"{y.title} against {x.title}", data={"values": rows}, layer=layers,
+                  spec=framed(theme, sheet.labels, f"{y.title} against {x.title}", data={"values": rows}, layer=layers,
                              height=_HEIGHT))
 
 
@@ -149,13 +146,13 @@ def heat_map(square: Square, theme: Theme) -> Figure:
     ramp = {"field": "value", "type": "quantitative", "scale": {"domain": [0, 100], "range": [0.04, 1]}, "legend": None}
     layers: list[Spec] = [{"mark": {"type": "rect", "color": theme.heat}, "encoding": {
         "x": x, "y": y, "fillOpacity": ramp,
-        "tooltip": _tips({"after": "after experience", "on": "on experience", "value": "accuracy in %"})}}]
+        "tooltip": hover({"after": "after experience", "on": "on experience", "value": "accuracy in %"})}}]
     if n <= MOST_EXPERIENCES:
         ink = {"value": theme.on_pale, "condition": {
             "test": f"datum.value > {100 * HEAT_TURN:g}", "value": theme.on_heat}}
         layers.append({"mark": {"type": "text", "fontSize": 11}, "encoding": {
             "x": x, "y": y, "text": {"field": "value", "format": ".1f"}, "color": ink}})
-    return Figure(name=f"matrix {square.label}", title=f"accuracy matrix of {square.label}", spec=_spec(
+    return Figure(name=f"matrix {square.label}", title=f"accuracy matrix of {square.label}", spec=framed(
         theme, [], f"accuracy in % of {square.label} on each experience after each experience",
         data={"values": rows}, layer=layers, height=min(28 * n + 10, 420)))
 
@@ -173,45 +170,13 @@ def ranks(places: Mapping[str, Sequence[float]], title: str, theme: Theme) -> Fi
     encoding |= {channel: {"field": "label", "type": "nominal", "scale": scales[channel], "legend": {}}
                  for channel in ("color", "shape")}
     dash = {"field": "label", "type": "nominal", "scale": scales["strokeDash"], "legend": None}
-    tips = _tips({"label": "strategy", "phase": "phase", "rank": "rank"})
+    tips = hover({"label": "strategy", "phase": "phase", "rank": "rank"})
     layers = [{"mark": {"type": "line", "strokeWidth": 2}, "encoding": {
         **{channel: encoding[channel] for channel in ("x", "y", "color")}, "strokeDash": dash}},
         {"mark": {"type": "point", "filled": True, "size": 90, "opacity": 1}, "encoding": {**encoding,
                                                                                            "tooltip": tips}}]
     return Figure(name="ranks", title=title, notes="Where lines cross, the phases disagree on the order.",
-                  spec=_spec(theme, labels, title, data={"values": rows}, layer=layers, height=40 * len(labels) + 40))
-
-
-def _spec(theme: Theme, labels: Sequence[str], description: str, **parts: Any) -> Spec:
-    return {"description": description, "config": theme.config(labels), "width": "container",
-            "autosize": {"type": "fit-x", "contains": "padding"},
-            "resolve": {"legend": {"strokeDash": "independent"}}, **parts}
-
-
-def _by(channel: str, sheet: Sheet, theme: Theme) -> Spec:
-    return {"field": "label", "type": "nominal", "scale": theme.series_of(sheet.labels)[channel], "legend": {}}
-
-
-def _domain(values: Sequence[float], is_percent: bool) -> Spec:
-    """A scale of shares that shows ten points at least, so that noise does not fill a figure; any other as it comes."""
-    if not is_percent:
-        return {"zero": False, "nice": True}
-    low, high = min(values), max(values)
-    room = max(_LEAST_SPAN - (high - low), 0.1 * (high - low)) / 2
-    ends = [max(low - room, 0.0) if low >= 0 else low - room, min(high + room, _PERCENT)]
-    return {"domain": ends, "nice": False, "padding": 12}
-
-
-def _choice(name: str, text: str, options: Mapping[str | None, str]) -> Spec:
-    """What a reader may choose, as a native control: value -> what it is called; the first is chosen at first."""
-    return {"name": name, "value": next(iter(options)), "bind": {
-        "input": "select", "options": [*options], "labels": [*options.values()], "name": text}}
-
-
-def _tips(fields: Mapping[str, str]) -> list[Spec]:
-    numbers = ("mean", "std", "low", "high", "value", "x", "y")
-    return [{"field": field, "title": title, **({"type": "quantitative", "format": ".2f"} if field in numbers else
-                                                {"type": "nominal"})} for field, title in fields.items()]
+                  spec=framed(theme, labels, title, data={"values": rows}, layer=layers, height=40 * len(labels) + 40))
 
 
 def _has(metrics: Mapping[str, float], seconds: float | None, name: str) -> bool:

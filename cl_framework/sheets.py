@@ -32,6 +32,7 @@ class Sheet:
         measure: what strategies are compared by.
         pairing: how the strategies compare; None where they cannot be compared.
         reason: why not; empty where there is but one.
+        against: the row that the others are to be compared with; None where nobody named one.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Sheet:
     measure: Measure
     pairing: Pairing | None
     reason: str
+    against: str | None = None
 
     def compared(self) -> list[dict[str, Any] | None]:
         """For each row: how it compares with the reference, and its place among all."""
@@ -98,7 +100,7 @@ def _sheet(title: str, rows: Sequence[Group], labels: Sequence[str], measure: Me
             f"no two strategies share {FEWEST} (order, seed) pairs" if reference is None else
             f"no strategy shares {FEWEST} (order, seed) pairs with {reference}")
     return Sheet(title=title, labels=tuple(labels), rows=tuple(rows), measure=measure,
-                 pairing=pairing, reason=reason if len(rows) > 1 else "")
+                 pairing=pairing, reason=reason if len(rows) > 1 else "", against=reference)
 
 
 def _titles(tables: Sequence[Sequence[Group]]) -> list[str]:

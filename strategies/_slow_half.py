@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cl_framework.advantages import is_informative
 from cl_framework.data import Dataset
 from cl_framework.divergences import base_share, entropy
 from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, tunable
+from cl_framework.group_figures import group_figures
 from cl_framework.kept_replies import Reply
 from cl_framework.models import Model
 from cl_framework.policy_losses import truncated_share
@@ -155,8 +155,8 @@ class SlowHalf(Cycles):
         self._n_replies += len(groups.rollouts) - groups.n_reused
         self._n_reused += groups.n_reused
         self._n_failed_checks += groups.n_failures
-        self._add("reward", float(groups.rewards.mean()))
-        self._add("zero_variance", float((~is_informative(groups.rewards)).float().mean()))
+        for name, value in group_figures(groups.rewards, [rollout.text for rollout in groups.rollouts]).items():
+            self._add(name, value)
         rollouts = groups.rollouts[:1] if self._given is None else self._given.rollouts
         self._references = [] if self._given is None else self._measure(model, rollouts)
         x = as_inputs(rollouts, speaking(model))
