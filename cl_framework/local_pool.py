@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from cl_framework.garbage import uncollected
 from cl_framework.lifeline import hold
 from cl_framework.machine import available_memory, resident_bytes
 from cl_framework.pool import Died, Work
@@ -135,7 +136,8 @@ def _begin(parent: int) -> None:
 
 
 def _import(module: str) -> None:
-    import_module(module)
+    with uncollected():
+        import_module(module)
 
 
 def _resident(_work: Work) -> int | None:

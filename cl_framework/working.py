@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from cl_framework.errors import ConfigError
+from cl_framework.garbage import uncollected
 from cl_framework.grammar import Command
 from cl_framework.keys import LAUNCHING, launcher_of, single, take
 from cl_framework.launchers import Launcher, using
@@ -28,6 +30,8 @@ def _launched(values: dict[str, list[Any]]) -> Iterator[Launcher]:
     with heeding():
         try:
             launcher.prepare("cl_framework.tuning_pool")
+            with uncollected():
+                import_module("cl_framework.launch")
             with using(launcher):
                 yield launcher
         except BaseException:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cl_framework.garbage import set_aside
+from cl_framework.garbage import set_aside, uncollected
 from cl_framework.observer import Observer
 from cl_framework.protocol import run_stream
 from cl_framework.strategy import Strategy
@@ -88,3 +88,46 @@ def test_a_run_sets_aside_what_is_there_and_undoes_it() -> None:
     run_stream(Strategy(), stream, toy_model(stream), recipe=toy_recipe(), observer=Look())
     assert counts and all(counts)
     assert not gc.get_freeze_count()
+
+
+def _started() -> list[int]:
+    return [generation["collections"] for generation in gc.get_stats()]
+
+
+def test_no_collection_starts_while_libraries_are_imported() -> None:
+    before = _started()
+    with uncollected():
+        made = [[index] for index in range(100_000)]
+        assert _started() == before
+    assert gc.isenabled() and not gc.get_freeze_count() and len(made) == 100_000
+    assert gc.get_count()[0] < 1_000, "they count as looked through"
+
+
+def test_what_is_imported_without_collections_can_be_collected_later() -> None:
+    with uncollected():
+        trainer = Trainer()
+        seen = weakref.ref(trainer)
+        del trainer
+        assert seen() is not None
+    gc.collect()
+    assert seen() is None
+
+
+def test_who_has_switched_collections_off_or_set_objects_aside_keeps_that() -> None:
+    gc.disable()
+    try:
+        with uncollected():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    gc.freeze()
+    with uncollected():
+        assert gc.isenabled()
+    assert gc.get_freeze_count()
+
+
+def test_collections_are_on_again_after_an_error() -> None:
+    with pytest.raises(ImportError), uncollected():
+        raise ImportError("no such library")
+    assert gc.isenabled()
