@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from cl_framework.files import write_json
-from cl_framework.report import as_json, groups
+from cl_framework.report import groups
+from cl_framework.report_files import as_json
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = ["seed=0..4", "model.hidden=[256,256]", "train.optimizer=adam", "train.lr=0.001", "train.epochs=1",

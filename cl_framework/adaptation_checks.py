@@ -11,15 +11,8 @@ from cl_framework.check_runs import learn, same
 from cl_framework.data import Dataset
 from cl_framework.evaluate import answer
 from cl_framework.scenario import Part, ResidentStream
-from cl_framework.strategy import Strategy
-from cl_framework.strategy_checks import (
+from cl_framework.state_checks import (
     answers_each_row_alone,
-    constructs_from_defaults,
-    declares_its_memory,
-    documents_itself,
-    does_not_see_the_future,
-    fields_are_data,
-    hooks_match_the_contract,
     inputs_are_not_mutated,
     is_deterministic,
     mode_is_restored,
@@ -27,6 +20,15 @@ from cl_framework.strategy_checks import (
     resumes_between_experiences,
     resumes_inside_an_experience,
     state_is_plain,
+)
+from cl_framework.strategy import Strategy
+from cl_framework.strategy_checks import (
+    constructs_from_defaults,
+    declares_its_memory,
+    documents_itself,
+    does_not_see_the_future,
+    fields_are_data,
+    hooks_match_the_contract,
 )
 from cl_framework.toys import Toy
 

@@ -24,6 +24,12 @@ from cl_framework.record import StreamRecord
 from cl_framework.scenario import Stream
 from cl_framework.seeding import capture
 from cl_framework.speaking_toys import SpeakingToy
+from cl_framework.state_checks import (
+    inputs_are_not_mutated,
+    is_deterministic,
+    mode_watched,
+    state_is_plain,
+)
 from cl_framework.strategy import Strategy
 from cl_framework.strategy_checks import (
     constructs_from_defaults,
@@ -31,11 +37,7 @@ from cl_framework.strategy_checks import (
     does_not_see_the_future,
     fields_are_data,
     hooks_match_the_contract,
-    inputs_are_not_mutated,
-    is_deterministic,
-    mode_watched,
     runs_a_last_batch_of_one,
-    state_is_plain,
 )
 from cl_framework.text_rows import PROMPT
 from cl_framework.tokens import decoded

@@ -6,6 +6,7 @@ for the device but the check of the first views and a confidence gate."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,13 +14,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cl_framework.data import Dataset
+from cl_framework.experience import Experience
 from cl_framework.functional import symmetric_cross_entropy
 from cl_framework.models import Model
 from cl_framework.seeding import generator
+from cl_framework.strategy import Strategy
 from cl_framework.types import Inputs, StreamInfo
 
-from ._adaptation import Adapted, all_weights, answer_fisher, by_batch_in, soft_cross_entropy
+from ._adaptation import (
+    Adapted,
+    all_weights,
+    answer_fisher,
+    by_batch_in,
+    meet_classes,
+    soft_cross_entropy,
+    source_rows,
+)
 from ._selection import batch_fisher, unselected
 from ._teacher import frozen_copy, n_bytes, restored_teacher, teacher_state, tensors_of
 from ._views import Views
@@ -66,11 +76,18 @@ class Rules:
     n_steps: int
 
 
-class StreamPSMT:
-    """Student, teacher, anchor and Fisher on an unlabelled stream. The student is the model."""
+class StreamPSMT(Strategy):
+    """Student, teacher, anchor and Fisher on an unlabelled stream. The student is the model.
 
-    def __init__(self, rules: Rules, model: Model, info: StreamInfo) -> None:
-        self.rules = rules
+    Args:
+        rules: how a step goes.
+        model: as it is before the stream.
+        info: facts about the stream.
+        is_measured: F is measured on source rows before the stream.
+    """
+
+    def __init__(self, rules: Rules, model: Model, info: StreamInfo, *, is_measured: bool) -> None:
+        self.rules, self._is_measured = rules, is_measured
         self.teacher = frozen_copy(model)
         self.adapted = Adapted(model, all_weights(model), rules.update_rule, rules.lr, beta=rules.beta,
                                weight_decay=rules.weight_decay)
@@ -84,9 +101,13 @@ class StreamPSMT:
         self._generator = generator(info.seed, "psmt", "fisher")
         self._n_updates = 0
 
-    def measure(self, model: Model, data: Dataset) -> None:
+    def before_experience(self, model: Model, experience: Experience) -> None:
         """The batch-Fisher of source rows, with the model's own answers as labels, before the stream."""
+        meet_classes(model, self.teacher)
+        if not self._is_measured:
+            return
         with self._normalised(model):
+            data = source_rows("psmt", experience)
             self.fisher = batch_fisher(model, data, n_samples=self.rules.n_samples, generator=self._generator,
                                        batch_size=self.rules.fisher_batch_size)
 
@@ -96,7 +117,7 @@ class StreamPSMT:
         self.watch.saw(x, answers[0])
         return answers[0]
 
-    def predict(self, model: Model, x: Inputs) -> Tensor:
+    def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """The answer to held-out rows."""
         if self.rules.answer == "teacher":
             return self._logits(self.teacher, x)
@@ -209,7 +230,7 @@ class StreamPSMT:
             torch._foreach_add_(rates, selected)
         torch._foreach_lerp_(own, params, rates)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """Bytes kept, mean entropy of the answers, and the part of weights that a step selects."""
         kept = [*tensors_of(self.teacher), *self.source.values(), *self.anchor.values(), *self.fisher.values()]
         return {"memory_bytes": n_bytes(kept) + self.adapted.n_bytes, **self.watch.metrics()}
@@ -218,12 +239,14 @@ class StreamPSMT:
         """Teacher, source, anchor, Fisher, optimizer, generators and counts."""
         copied = {key: {name: value.clone() for name, value in tensors.items()}
                   for key, tensors in (("source", self.source), ("anchor", self.anchor), ("fisher", self.fisher))}
-        return {**copied, "teacher": teacher_state(self.teacher), "optimizer": self.adapted.state_dict(),
-                "generator": self._generator.get_state(), "n_updates": self._n_updates,
-                "views": None if self._views is None else self._views.state_dict(), "watch": self.watch.state_dict()}
+        return {"stream": {
+            **copied, "teacher": teacher_state(self.teacher), "optimizer": self.adapted.state_dict(),
+            "generator": self._generator.get_state(), "n_updates": self._n_updates,
+            "views": None if self._views is None else self._views.state_dict(), "watch": self.watch.state_dict()}}
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
+        state = state["stream"]
         teacher = restored_teacher(model, state["teacher"])
         assert teacher is not None
         self.teacher = teacher

@@ -49,27 +49,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from cl_framework.errors import ConfigError
 from cl_framework.experience import Experience
 from cl_framework.fields import bounded, told, tunable
-from cl_framework.functional import leading, quadratic, symmetric_cross_entropy
 from cl_framework.models import Model
-from cl_framework.seeding import generator
 from cl_framework.strategy import Strategy
 from cl_framework.types import Batch, Inputs, Need, Output, StreamInfo
 
-from ._adaptation import meet_classes, several_rows, source_rows, unlabelled
+from ._adaptation import several_rows, unlabelled
+from ._psmt_labelled import LabelledPSMT, LabelledRules
 from ._psmt_stream import Rules, StreamPSMT
 from ._psmt_variants import faults_of_variant
-from ._selection import batch_fisher, unselected
 from ._statistics import BESIDE
-from ._teacher import frozen_copy, logits_of, n_bytes, resize_head, restored_teacher, teacher_state, tensors_of
-
-_HEAD = ("head.weight", "head.bias")
-_LONG = 2000
 
 
 @dataclass(kw_only=True, eq=False)
@@ -143,144 +136,65 @@ class PSMT(Strategy):
             self.known_failures = BESIDE  # type: ignore[misc]
 
     def setup(self, model: Model, info: StreamInfo) -> None:
-        """There is no teacher yet, and until there is, the model answers; on an unlabelled stream it is a copy."""
-        self._stream: StreamPSMT | None = None
-        if self.variant != "supervised":
-            unlabelled(f"psmt with variant={self.variant}", info)
-            if self.statistics == "batch":
-                several_rows("psmt", info)
-            self._stream = StreamPSMT(self._rules(), model, info)
-        elif not info.is_labelled:
-            raise ConfigError("psmt with variant=supervised learns from labels, and this stream gives none; set "
-                              "strategy.psmt.variant=paper or strategy.psmt.variant=release")
-        self._teacher: Model | None = None
-        self._fisher: dict[str, Tensor] = {}
-        self._anchor: dict[str, Tensor] = {}
-        self._n_old = self._n_done = self._n_steps = 0
-        self._follows: dict[str, Tensor] = {}
-        self._generator = generator(info.seed, "psmt", "fisher")
+        """Take the form that the variant has. There is no teacher of a labelled stream yet; on an unlabelled one it is
+        a copy of the model."""
+        if self.variant == "supervised":
+            self._form: Strategy = LabelledPSMT(self._labelled_rules(), info)
+            return
+        unlabelled(f"psmt with variant={self.variant}", info)
+        if self.statistics == "batch":
+            several_rows("psmt", info)
+        self._form = StreamPSMT(self._rules(), model, info, is_measured=Need.SOURCE_DATA in self.needs)
 
     def before_experience(self, model: Model, experience: Experience) -> None:
-        """The teacher's head gets the student's rows for new classes; the first teacher is the student. An unlabelled
-        stream begins with the batch-Fisher of source rows, and learns nothing more from boundaries."""
-        if self._stream is not None:
-            meet_classes(model, self._stream.teacher)
-            if Need.SOURCE_DATA in self.needs:
-                self._stream.measure(model, source_rows("psmt", experience))
-            return
-        self._n_steps = 0
-        if self._teacher is None:
-            self._teacher = frozen_copy(model)
-            return
-        head, own = model.head, self._teacher.head
-        weight = torch.cat([own.weight[: self._n_old], head.weight.detach()[self._n_old:]])
-        resize_head(self._teacher, weight, torch.cat([own.bias[: self._n_old], head.bias.detach()[self._n_old:]]))
-        self._teacher.set_extra_state(model.get_extra_state())
+        """The teacher's head gets the student's rows for new classes. An unlabelled stream begins with the batch-Fisher
+        of source rows, and learns nothing more from boundaries."""
+        self._form.before_experience(model, experience)
 
     def adapt(self, model: Model, x: Inputs) -> Tensor:
-        """The logits before the step, and the step of student and teacher."""
-        return super().adapt(model, x) if self._stream is None else self._stream.adapt(model, x)
+        """The logits before the step, and on an unlabelled stream the step of student and teacher."""
+        return self._form.adapt(model, x)
 
     def penalty(self, model: Model, batch: Batch, output: Output) -> Tensor:
         """Agreement with the teacher on old classes, and the anchor."""
-        total = super().penalty(model, batch, output)
-        if self._teacher is not None and self._n_done and self.kappa > 0:
-            target = logits_of(self._teacher, batch.x)[:, : self._n_old]
-            total = total + self.kappa * symmetric_cross_entropy(output.logits[:, : self._n_old], target)
-        if self._fisher and self.penalty_strength > 0:
-            params = dict(model.named_parameters())
-            total = total + self.penalty_strength * quadratic(params, self._anchor, self._fisher)
-        return total
+        return self._form.penalty(model, batch, output)
 
-    @torch.no_grad()
     def after_backward(self, model: Model) -> None:
         """Choose which weights the teacher takes over from this step."""
-        if self._n_done == 0 or self.selected_fraction == 0:
-            return
-        old = {name: self._old_rows(name, param.grad) for name, param in model.named_parameters()
-               if param.grad is not None}
-        if not old:
-            return
-        squared = dict(zip(old, torch._foreach_mul(list(old.values()), list(old.values())), strict=True))
-        self._follows = unselected(squared, self.selected_fraction, self._rules().mask, self.mask_scope)
+        self._form.after_backward(model)
 
-    @torch.no_grad()
     def after_step(self, model: Model, batch: Batch, output: Output) -> None:
         """Move the teacher."""
-        if self._teacher is None:
-            return
-        momentum = self._momentum()
-        follow, follow_new = 1 - momentum, 1 - min(momentum, 1 - 1 / (self._n_steps + 1))
-        body = follow if self._n_done else follow_new
-        self._n_steps += 1
-        theirs, own = dict(model.named_parameters()), dict(self._teacher.named_parameters())
-        rates = {name: self._rate(name, value, follow, follow_new) for name, value in own.items()
-                 if self._n_done and (name in self._follows or name in _HEAD)}
-        rest = [name for name in own if name not in rates]
-        if rest:
-            torch._foreach_lerp_([own[k] for k in rest], [theirs[k].detach() for k in rest], body)
-        if rates:
-            torch._foreach_lerp_([own[k] for k in rates], [theirs[k].detach() for k in rates], list(rates.values()))
-        self._follows = {}
-        statistics = dict(model.named_buffers())
-        for name, value in self._teacher.named_buffers():
-            if value.is_floating_point():
-                value.lerp_(statistics[name], body)
-            else:
-                value.copy_(statistics[name])
+        self._form.after_step(model, batch, output)
 
     def after_experience(self, model: Model, experience: Experience) -> None:
         """Anchor the student, and merge the experience's batch-Fisher into the mean."""
-        if self._stream is not None:
-            return
-        self._n_old = model.n_seen
-        self._n_done += 1
-        if self.penalty_strength == 0:
-            return
-        fisher = batch_fisher(model, experience.train, n_samples=self.n_samples, batch_size=self.fisher_batch_size,
-                              generator=self._generator)
-        for name, new in fisher.items():
-            if name in self._fisher:
-                old = torch.zeros_like(new)
-                leading(old, self._fisher[name]).copy_(self._fisher[name])
-                new = old.lerp(new, 1 / self._n_done)
-            self._fisher[name] = new
-        self._anchor = {name: param.detach().clone() for name, param in model.named_parameters() if name in fisher}
+        self._form.after_experience(model, experience)
 
     def predict(self, model: Model, x: Inputs, task: Tensor | None) -> Tensor:
         """The teacher's logits, the student's, or their sum."""
-        if self._stream is not None:
-            return self._stream.predict(model, x)
-        if self._teacher is None or self.predict_with == "student":
-            return super().predict(model, x, task)
-        answer = logits_of(self._teacher, x)
-        return answer + super().predict(model, x, task) if self.predict_with == "sum" else answer
+        return self._form.predict(model, x, task)
 
     def metrics(self) -> Mapping[str, float]:
         """Bytes of teacher, Fisher and anchor; of an unlabelled stream also the mean entropy of the answers and the
         part of weights that a step selects."""
-        if self._stream is not None:
-            return self._stream.metrics()
-        return {"memory_bytes": n_bytes([*tensors_of(self._teacher), *self._fisher.values(), *self._anchor.values()])}
+        return self._form.metrics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Teacher, Fisher, anchor, counts and the generator."""
-        if self._stream is not None:
-            return {"stream": self._stream.state_dict()}
-        return {"teacher": teacher_state(self._teacher), "fisher": dict(self._fisher), "anchor": dict(self._anchor),
-                "n_old": self._n_old, "n_done": self._n_done, "n_steps": self._n_steps,
-                "generator": self._generator.get_state()}
+        """Teacher, Fisher, anchor, counts and generators."""
+        return self._form.state_dict()
 
     def load_state_dict(self, model: Model, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
-        if self._stream is not None:
-            self._stream.load_state_dict(model, state["stream"])
-            return
-        self._teacher = restored_teacher(model, state["teacher"])
-        self._fisher = {name: value.to(model.device) for name, value in state["fisher"].items()}
-        self._anchor = {name: value.to(model.device) for name, value in state["anchor"].items()}
-        self._n_old, self._n_done, self._n_steps = state["n_old"], state["n_done"], state["n_steps"]
-        self._generator.set_state(state["generator"].cpu())
+        self._form.load_state_dict(model, state)
+
+    def _labelled_rules(self) -> LabelledRules:
+        """The fields that a labelled stream reads, with their defaults filled in."""
+        return LabelledRules(
+            kappa=self.kappa, penalty_strength=self.penalty_strength, momentum=self.momentum,
+            selected_fraction=self.selected_fraction, mask=self._rules().mask, mask_scope=self.mask_scope,
+            answer="teacher" if self.predict_with == "auto" else self.predict_with, n_samples=self.n_samples,
+            fisher_batch_size=self.fisher_batch_size)
 
     def _rules(self) -> Rules:
         """The fields with the defaults of the variant filled in."""
@@ -302,20 +216,3 @@ class PSMT(Strategy):
             confidence_gate=self.confidence_gate, has_class_factor=self.has_class_factor, statistics=self.statistics,
             update_rule=self.update_rule, lr=self.lr, beta=self.beta, weight_decay=self.weight_decay,
             n_steps=self.n_steps)
-
-    def _momentum(self) -> float:
-        if self.momentum is not None:
-            return self.momentum
-        return 0.99 if self._n_steps < _LONG else 0.999
-
-    def _old_rows(self, name: str, value: Tensor) -> Tensor:
-        return value[: self._n_old] if name in _HEAD else value
-
-    def _rate(self, name: str, value: Tensor, follow: float, follow_new: float) -> Tensor:
-        """How far each entry of a parameter goes towards the student: 0 where it was selected."""
-        rate = torch.full_like(value, follow)
-        if name in self._follows:
-            self._old_rows(name, rate).mul_(self._follows[name])
-        if name in _HEAD:
-            rate[self._n_old:] = follow_new
-        return rate

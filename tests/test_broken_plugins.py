@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from cl_framework import adaptation_checks, metric_checks, scenario_checks, strategy_checks
+from cl_framework import adaptation_checks, metric_checks, scenario_checks, state_checks, strategy_checks
 from cl_framework.checks import Outcome, check_metric, check_strategy, outcome_of
 from cl_framework.data import Dataset
 from cl_framework.errors import PluginError
@@ -133,7 +133,7 @@ class LearnsNothing(Strategy):
         return torch.zeros_like(model(x).logits)
 
 
-@breaks(strategy_checks.is_deterministic)
+@breaks(state_checks.is_deterministic)
 class DrawsFromTheClock(Strategy):
     """Its noise is different each time."""
 
@@ -143,7 +143,7 @@ class DrawsFromTheClock(Strategy):
             model.head.bias += 1e-3 * (time.perf_counter_ns() % 97)
 
 
-@breaks(strategy_checks.resumes_between_experiences)
+@breaks(state_checks.resumes_between_experiences)
 class ForgetsToSave(Strategy):
     """Keeps a counter that decides what is learned, and does not save it."""
 
@@ -157,7 +157,7 @@ class ForgetsToSave(Strategy):
         return Strategy.loss(self, model, batch, output) * (1 + self.n)
 
 
-@breaks(strategy_checks.resumes_inside_an_experience)
+@breaks(state_checks.resumes_inside_an_experience)
 class SavesBetweenExperiencesOnly(Strategy):
     """A step counter inside an experience is lost."""
 
@@ -174,7 +174,7 @@ class SavesBetweenExperiencesOnly(Strategy):
         return Strategy.loss(self, model, batch, output) + self.n * output.features.square().mean()
 
 
-@breaks(strategy_checks.state_is_plain)
+@breaks(state_checks.state_is_plain)
 class SavesAnObject(Strategy):
     """Its state cannot be loaded with weights_only."""
 
@@ -182,7 +182,7 @@ class SavesAnObject(Strategy):
         return {"setting": Toy()}
 
 
-@breaks(strategy_checks.state_is_plain)
+@breaks(state_checks.state_is_plain)
 class SavesParameters(Strategy):
     """Its state still wants gradients."""
 
@@ -193,7 +193,7 @@ class SavesParameters(Strategy):
         return {"kept": self.kept}
 
 
-@breaks(strategy_checks.predict_is_pure)
+@breaks(state_checks.predict_is_pure)
 class LearnsAtTestTime(Strategy):
     """Changes the model while answering."""
 
@@ -203,7 +203,7 @@ class LearnsAtTestTime(Strategy):
         return model(x).logits
 
 
-@breaks(strategy_checks.answers_each_row_alone)
+@breaks(state_checks.answers_each_row_alone)
 class UsesTheWholeBatch(Strategy):
     """Its answer depends on the other rows."""
 
@@ -212,7 +212,7 @@ class UsesTheWholeBatch(Strategy):
         return logits - logits.mean(0)
 
 
-@breaks(strategy_checks.mode_is_restored)
+@breaks(state_checks.mode_is_restored)
 class LeavesEvalMode(Strategy):
     """Forgets to switch back."""
 
@@ -220,7 +220,7 @@ class LeavesEvalMode(Strategy):
         model.eval()
 
 
-@breaks(strategy_checks.inputs_are_not_mutated)
+@breaks(state_checks.inputs_are_not_mutated)
 class OverwritesItsRows(Strategy):
     """Works in place on the data it was lent."""
 

@@ -8,7 +8,8 @@ import yaml
 
 from cl_framework.config import resolve
 from cl_framework.configuration import UNKNOWN, hash_of, read_configuration
-from cl_framework.report import as_json, as_text, groups, report
+from cl_framework.report import as_text, groups, report
+from cl_framework.report_files import as_json
 
 PLUGIN = '''"""Nothing, after Nobody (2000)."""
 

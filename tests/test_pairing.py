@@ -16,8 +16,9 @@ from cl_framework.errors import ConfigError
 from cl_framework.metrics import installed_metrics
 from cl_framework.pairing import DEFAULT, Measure, pair
 from cl_framework.pairing_table import PairingTable, as_markdown
-from cl_framework.report import as_csv, as_json, as_text, groups, report
-from cl_framework.report import as_markdown as report_markdown
+from cl_framework.report import as_text, groups, report
+from cl_framework.report_files import as_csv, as_json
+from cl_framework.report_files import as_markdown as report_markdown
 
 ACCURACY = {
     "er": [0.71, 0.74, 0.69, 0.75, 0.72, 0.70, 0.77, 0.73],

@@ -76,12 +76,12 @@ def weights(model):
 def test_without_a_mask_the_teacher_is_the_textbook_average(momentum):
     stream, strategy = Toy(setting=Setting.DOMAIN).open(), PSMT(selected_fraction=0.0, momentum=momentum)
     model = run(strategy, stream, 1)
-    expected = weights(strategy._teacher)
+    expected = weights(strategy._form.teacher)
     for i in range(3):
         step(strategy, model, batch_of(stream, 1, 8 * i))
         for name, param in weights(model).items():
             expected[name] = momentum * expected[name] + (1 - momentum) * param
-            torch.testing.assert_close(weights(strategy._teacher)[name], expected[name], rtol=1e-14, atol=1e-15)
+            torch.testing.assert_close(weights(strategy._form.teacher)[name], expected[name], rtol=1e-14, atol=1e-15)
 
 
 def test_momentum_one_keeps_the_teacher_and_zero_makes_it_the_student():
@@ -89,10 +89,10 @@ def test_momentum_one_keeps_the_teacher_and_zero_makes_it_the_student():
     for momentum in (1.0, 0.0):
         strategy = PSMT(selected_fraction=0.0, momentum=momentum)
         model = run(strategy, stream, 1)
-        before = weights(strategy._teacher)
+        before = weights(strategy._form.teacher)
         step(strategy, model, batch_of(stream, 1))
         expected = before if momentum else weights(model)
-        assert all(torch.equal(value, expected[name]) for name, value in weights(strategy._teacher).items())
+        assert all(torch.equal(value, expected[name]) for name, value in weights(strategy._form.teacher).items())
 
 
 @pytest.mark.parametrize("mask", ["crucial", "least"])
@@ -102,10 +102,10 @@ def test_selected_entries_stay_and_the_others_move(mask, scope, fraction):
     stream = Toy(setting=Setting.DOMAIN).open()
     strategy = PSMT(selected_fraction=fraction, mask=mask, mask_scope=scope, momentum=0.9)
     model = run(strategy, stream, 1)
-    before = weights(strategy._teacher)
+    before = weights(strategy._form.teacher)
     squared = step(strategy, model, batch_of(stream, 1))
     pooled = np.concatenate([value.numpy().ravel() for value in squared.values()])
-    for name, value in weights(strategy._teacher).items():
+    for name, value in weights(strategy._form.teacher).items():
         pool = squared[name].numpy().ravel() if scope == "layer" else pooled
         if mask == "crucial":
             selected = squared[name] > np.quantile(pool, 1 - fraction)
@@ -120,9 +120,9 @@ def test_each_teacher_entry_lies_between_the_old_one_and_the_student():
     stream, strategy = Toy().open(), PSMT()
     model = run(strategy, stream, 2)
     for i in range(3):
-        before = weights(strategy._teacher)
+        before = weights(strategy._form.teacher)
         step(strategy, model, batch_of(stream, 2, 8 * i))
-        for name, value in weights(strategy._teacher).items():
+        for name, value in weights(strategy._form.teacher).items():
             low = torch.minimum(before[name], weights(model)[name])
             high = torch.maximum(before[name], weights(model)[name])
             assert ((low - 1e-15 <= value) & (value <= high + 1e-15)).all()
@@ -184,8 +184,8 @@ def without_fisher(strategy, model, stream, index, kappa):
     """Penalty of one batch, and what the consistency term should be, by hand."""
     batch, output = forward(model, batch_of(stream, index))
     with torch.no_grad():
-        target = strategy._teacher(batch.x).logits[:, : strategy._n_old].log_softmax(1)
-        answer = output.logits[:, : strategy._n_old].log_softmax(1)
+        target = strategy._form.teacher(batch.x).logits[:, : strategy._form.n_old].log_softmax(1)
+        answer = output.logits[:, : strategy._form.n_old].log_softmax(1)
     sce = -0.5 * (target.exp() * answer).sum(1) - 0.5 * (answer.exp() * target).sum(1)
     return strategy.penalty(model, batch, output), kappa * sce.mean().item()
 
@@ -196,7 +196,7 @@ def test_the_penalty_by_hand():
     for i in range(2):
         step(strategy, model, batch_of(stream, 2, 8 * i))
     value, consistency = without_fisher(strategy, model, stream, 2, 0.6)
-    anchor = sum((strategy._fisher[name] * (param - strategy._anchor[name]) ** 2).sum().item()
+    anchor = sum((strategy._form.fisher[name] * (param - strategy._form.anchor[name]) ** 2).sum().item()
                  for name, param in weights(model).items())
     assert anchor > 0 and value.item() == pytest.approx(consistency + 30 * anchor, rel=1e-9)
 
@@ -212,7 +212,7 @@ def test_in_the_first_experience_there_is_no_penalty():
 def test_the_anchor_is_the_last_student_and_fisher_the_running_mean():
     stream, strategy = Toy().open(), PSMT(kappa=0.0)
     model = run(strategy, stream, 1)
-    first, at_end = dict(strategy._fisher), dict(strategy._anchor)
+    first, at_end = dict(strategy._form.fisher), dict(strategy._form.anchor)
     assert all(torch.equal(at_end[name], value) for name, value in weights(model).items())
     batch, output = forward(model, batch_of(stream, 1))
     value = strategy.penalty(model, batch, output)
@@ -223,7 +223,7 @@ def test_the_anchor_is_the_last_student_and_fisher_the_running_mean():
     generator.set_state(strategy.state_dict()["generator"])
     second = batch_fisher(model, stream[1].train, n_samples=10_000, batch_size=200, generator=generator)
     strategy.after_experience(model, stream[1])
-    for name, value in strategy._fisher.items():
+    for name, value in strategy._form.fisher.items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-6, atol=1e-14)
 
 
@@ -244,7 +244,7 @@ def test_a_stronger_penalty_keeps_the_student_nearer():
 def test_new_rows_of_the_head_are_free(head):
     stream, strategy = Toy().open(), PSMT(selected_fraction=0.5, momentum=0.9)
     model = run(strategy, stream, 1, build(stream, head))
-    teacher = strategy._teacher
+    teacher = strategy._form.teacher
     assert teacher.n_seen == model.n_seen == 4 and len(teacher.head.weight) == len(model.head.weight)
     assert torch.equal(teacher.head.weight[2:], model.head.weight[2:])
     seen = []
@@ -252,8 +252,8 @@ def test_new_rows_of_the_head_are_free(head):
         step(strategy, model, batch_of(stream, 1, 8 * i))
         seen.append(model.head.weight[2:4].detach().clone())
         torch.testing.assert_close(teacher.head.weight[2:4], torch.stack(seen).mean(0), rtol=1e-13, atol=1e-15)
-    assert all(name not in strategy._fisher or (value[2:] == 0).all()
-               for name, value in strategy._fisher.items() if name.startswith("head"))
+    assert all(name not in strategy._form.fisher or (value[2:] == 0).all()
+               for name, value in strategy._form.fisher.items() if name.startswith("head"))
 
 
 def test_whole_and_growing_heads_agree():
@@ -276,7 +276,7 @@ def test_whole_and_growing_heads_agree():
         model = run(strategy, stream, 2, model)
         for i in range(3):
             step(strategy, model, batch_of(stream, 2, 8 * i))
-        _, output = forward(strategy._teacher, batch_of(stream, 0))
+        _, output = forward(strategy._form.teacher, batch_of(stream, 0))
         answers.append(output.logits)
     torch.testing.assert_close(*answers, rtol=1e-9, atol=1e-12)
 
@@ -287,7 +287,7 @@ def test_in_the_first_experience_the_teacher_is_the_mean_of_the_student():
     for i in range(4):
         step(strategy, model, batch_of(stream, 0, 8 * i))
         seen.append(weights(model))
-        for name, value in weights(strategy._teacher).items():
+        for name, value in weights(strategy._form.teacher).items():
             mean = torch.stack([one[name] for one in seen]).mean(0)
             torch.testing.assert_close(value, mean, rtol=1e-13, atol=1e-15)
 
@@ -296,10 +296,10 @@ def test_in_the_first_experience_the_teacher_is_the_mean_of_the_student():
 def test_the_default_momentum_follows_the_length_of_an_experience(n_steps, expected):
     stream, strategy = Toy(setting=Setting.DOMAIN).open(), PSMT(selected_fraction=0.0)
     model = run(strategy, stream, 1)
-    strategy._n_steps = n_steps
-    before = weights(strategy._teacher)
+    strategy._form.n_steps = n_steps
+    before = weights(strategy._form.teacher)
     step(strategy, model, batch_of(stream, 1))
-    for name, value in weights(strategy._teacher).items():
+    for name, value in weights(strategy._form.teacher).items():
         torch.testing.assert_close(value, expected * before[name] + (1 - expected) * weights(model)[name],
                                    rtol=1e-13, atol=1e-15)
 
@@ -307,10 +307,10 @@ def test_the_default_momentum_follows_the_length_of_an_experience(n_steps, expec
 def test_running_statistics_are_averaged_into_the_teacher():
     stream, strategy = Toy(setting=Setting.DOMAIN).open(), PSMT(momentum=0.8)
     model = run(strategy, stream, 1, build(stream, architecture=CNN))
-    before = {name: value.clone() for name, value in strategy._teacher.named_buffers()}
+    before = {name: value.clone() for name, value in strategy._form.teacher.named_buffers()}
     step(strategy, model, batch_of(stream, 1))
     student = dict(model.named_buffers())
-    for name, value in strategy._teacher.named_buffers():
+    for name, value in strategy._form.teacher.named_buffers():
         if name.endswith("num_batches_tracked"):
             assert torch.equal(value, student[name])
         else:
@@ -321,12 +321,13 @@ def test_running_statistics_are_averaged_into_the_teacher():
 def test_teacher_and_anchor_have_no_gradient_and_stay_in_place():
     stream, strategy = Toy().open(), PSMT()
     model = run(strategy, stream, 2)
-    anchor = {name: value.clone() for name, value in strategy._anchor.items()}
+    anchor = {name: value.clone() for name, value in strategy._form.anchor.items()}
     step(strategy, model, batch_of(stream, 2))
-    assert not strategy._teacher.training
-    for tensor in [*strategy._teacher.parameters(), *strategy._anchor.values(), *strategy._fisher.values()]:
+    assert not strategy._form.teacher.training
+    form = strategy._form
+    for tensor in [*form.teacher.parameters(), *form.anchor.values(), *form.fisher.values()]:
         assert not tensor.requires_grad and tensor.grad is None
-    assert all(torch.equal(value, anchor[name]) for name, value in strategy._anchor.items())
+    assert all(torch.equal(value, anchor[name]) for name, value in strategy._form.anchor.items())
     assert all(param.requires_grad for param in model.parameters())
 
 
@@ -337,9 +338,9 @@ def test_who_answers(who):
     step(strategy, model, batch_of(stream, 1))
     x = model.preprocess(stream.test(0).data.raw)
     answer = strategy.predict(model, x, None)
-    expected = (strategy._teacher if who == "teacher" else model)(x).logits
+    expected = (strategy._form.teacher if who == "teacher" else model)(x).logits
     assert torch.equal(answer, expected)
-    assert not torch.equal(model(x).logits, strategy._teacher(x).logits)
+    assert not torch.equal(model(x).logits, strategy._form.teacher(x).logits)
 
 
 def test_with_all_terms_at_zero_the_student_is_fine_tuned():
@@ -381,7 +382,7 @@ def test_a_run_taken_up_inside_an_experience_goes_on_bit_for_bit(head):
                 other.head.bias[4:].fill_(0.0)
         some.before_experience(other, stream[2])
         step(some, other, batch_of(stream, 2))
-    for a, b in ((model, again), (strategy._teacher, resumed._teacher)):
+    for a, b in ((model, again), (strategy._form.teacher, resumed._form.teacher)):
         assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 

@@ -64,7 +64,7 @@ def start(strategy, model=None, source=None, is_apart=True, **own):
     strategy.before_experience(model, experience(0, None if source is None else (source,)))
     if strategy.variant == "paper" and is_apart:
         draw = torch.Generator().manual_seed(5)
-        for param in strategy._stream.teacher.parameters():
+        for param in strategy._form.teacher.parameters():
             param.data.add_(0.5 * torch.randn(param.shape, generator=draw).to(param))
     return model
 
@@ -149,7 +149,7 @@ def test_release_step_by_step():
             w[k] = m * first[k] + (1 - m) * w[k]
             teacher[k] = m * w[k] + (1 - m) * (alpha * teacher[k] + (1 - alpha) * w[k])
         close(weights(model), w, rtol=1e-7, atol=1e-9)
-        close(weights(strategy._stream.teacher), teacher, rtol=1e-7, atol=1e-9)
+        close(weights(strategy._form.teacher), teacher, rtol=1e-7, atol=1e-9)
 
 
 def test_paper_step_by_step():
@@ -157,7 +157,7 @@ def test_paper_step_by_step():
     strategy = paper(lr=lr, momentum=alpha, penalty_strength=lam, selected_fraction=rho, has_class_factor=True)
     model = start(strategy)
     w = weights(build())
-    teacher, anchor, fisher, velocity = weights(strategy._stream.teacher), dict(w), None, {}
+    teacher, anchor, fisher, velocity = weights(strategy._form.teacher), dict(w), None, {}
     for x in batches():
         answer = strategy.adapt(model, x)
         leaf = leaves(w)
@@ -175,8 +175,8 @@ def test_paper_step_by_step():
             teacher[k] = m * teacher[k] + (1 - m) * (alpha * teacher[k] + (1 - alpha) * w[k])
         anchor, fisher = before, {k: v * B / 200 for k, v in f.items()}
         close(weights(model), w)
-        close(weights(strategy._stream.teacher), teacher)
-        close(strategy._stream.fisher, fisher)
+        close(weights(strategy._form.teacher), teacher)
+        close(strategy._form.fisher, fisher)
     assert max((w[k] - value).abs().max() for k, value in weights(build()).items()) > 1e-3, "it must have learned"
 
 
@@ -187,7 +187,7 @@ def test_update_rules_by_hand(rule, beta, decay):
     strategy = paper(update_rule=rule, beta=beta, weight_decay=decay, momentum=1.0, selected_fraction=0.0,
                      penalty_strength=0.0)
     model = start(strategy)
-    teacher = weights(strategy._stream.teacher)
+    teacher = weights(strategy._form.teacher)
     w, first, second = weights(model), {}, {}
     for step, x in enumerate(batches(3), 1):
         own = leaves(w)
@@ -210,14 +210,14 @@ def test_update_rules_by_hand(rule, beta, decay):
 def test_without_a_mask_the_paper_teacher_is_the_textbook_average(momentum):
     strategy = paper(momentum=momentum, selected_fraction=0.0)
     model = start(strategy)
-    first = expected = weights(strategy._stream.teacher)
+    first = expected = weights(strategy._form.teacher)
     for x in batches():
         strategy.adapt(model, x)
         expected = {k: momentum * expected[k] + (1 - momentum) * v for k, v in weights(model).items()}
-        close(weights(strategy._stream.teacher), expected, rtol=1e-14, atol=1e-15)
+        close(weights(strategy._form.teacher), expected, rtol=1e-14, atol=1e-15)
     if momentum in (0, 1):
         exact = weights(model) if momentum == 0 else first
-        assert all(torch.equal(v, exact[k]) for k, v in weights(strategy._stream.teacher).items())
+        assert all(torch.equal(v, exact[k]) for k, v in weights(strategy._form.teacher).items())
 
 
 def test_a_full_mask_keeps_the_paper_teacher(monkeypatch):
@@ -225,10 +225,10 @@ def test_a_full_mask_keeps_the_paper_teacher(monkeypatch):
                                                                   for k, v in f.items()})
     strategy = paper()
     model = start(strategy)
-    first = weights(strategy._stream.teacher)
+    first = weights(strategy._form.teacher)
     for x in batches():
         strategy.adapt(model, x)
-    assert all(torch.equal(v, first[k]) for k, v in weights(strategy._stream.teacher).items())
+    assert all(torch.equal(v, first[k]) for k, v in weights(strategy._form.teacher).items())
     assert (model.head.weight - build().head.weight).abs().max() > 1e-3
 
 
@@ -240,13 +240,13 @@ def test_an_empty_and_a_full_mask_of_the_release(monkeypatch):
     strategy.adapt(model, x)
     plain.adapt(other, x)
     close(weights(model), weights(other))
-    close(weights(strategy._stream.teacher), weights(plain._stream.teacher), rtol=1e-12)
+    close(weights(strategy._form.teacher), weights(plain._form.teacher), rtol=1e-12)
     monkeypatch.setattr(_psmt_stream, "unselected", lambda f, *_: {k: torch.zeros_like(v, dtype=torch.bool)
                                                                   for k, v in f.items()})
     strategy = release()
     model = start(strategy)
     strategy.adapt(model, x)
-    for values in (weights(model), weights(strategy._stream.teacher)):
+    for values in (weights(model), weights(strategy._form.teacher)):
         assert all(torch.equal(v, first[k]) for k, v in values.items())
 
 
@@ -255,10 +255,10 @@ def test_each_teacher_entry_lies_between_what_it_is_made_of(make):
     strategy = make(selected_fraction=0.3)
     model, first = start(strategy), weights(build())
     for x in batches():
-        before = weights(strategy._stream.teacher)
+        before = weights(strategy._form.teacher)
         strategy.adapt(model, x)
         parts = [before, weights(model), *([first] if make is release else [])]
-        for name, value in weights(strategy._stream.teacher).items():
+        for name, value in weights(strategy._form.teacher).items():
             low = torch.stack([part[name] for part in parts]).amin(0)
             high = torch.stack([part[name] for part in parts]).amax(0)
             assert ((low - 1e-15 <= value) & (value <= high + 1e-15)).all()
@@ -305,11 +305,11 @@ def test_the_penalty_is_zero_first_and_a_brake_then():
         model.head.bias.requires_grad_(False)
         models.append(start(one, model, n_classes=2, input_shape=(1,)))
     x = torch.tensor([[0.5], [-2.0], [1.5]], dtype=torch.float64)
-    before, first = weights(models[0]), weights(strategy._stream.teacher)
+    before, first = weights(models[0]), weights(strategy._form.teacher)
     for one, model in zip((strategy, plain), models, strict=True):
         one.adapt(model, x)
     close(weights(models[0]), weights(models[1]))
-    now, teacher = weights(models[0]), weights(strategy._stream.teacher)
+    now, teacher = weights(models[0]), weights(strategy._form.teacher)
     leaf = leaves(before)
     p = F.softmax(x @ first["head.weight"].T + first["head.bias"], 1)
     f = {k: g**2 * 3 / 200 for k, g in slopes(
@@ -332,7 +332,7 @@ def test_a_stronger_penalty_keeps_the_student_nearer(variant):
         strategy = PSMT(variant=variant, anchor="source", fisher="source", n_views=0, selected_fraction=0.0, lr=0.02,
                         update_rule="sgd", penalty_strength=strength, consistency="symmetric", fisher_batch_size=60)
         model = start(strategy, source=Dataset(source, torch.zeros(60, dtype=torch.int64)))
-        reference = strategy._stream.fisher if strength else None
+        reference = strategy._form.fisher if strength else None
         for x in batches(8, seed=2):
             strategy.adapt(model, x / x.abs().max())
         distances.append((weights(model), reference))
@@ -359,7 +359,7 @@ def test_a_segment_keeps_its_anchor():
     for x in batches():
         strategy.adapt(model, x)
         seen.append(weights(model))
-        close(strategy._stream.anchor, seen[(len(seen) - 2) // 2 * 2], rtol=0, atol=0)
+        close(strategy._form.anchor, seen[(len(seen) - 2) // 2 * 2], rtol=0, atol=0)
 
 
 def test_the_fisher_of_the_stream_is_the_mean_of_its_first_batches():
@@ -372,7 +372,7 @@ def test_the_fisher_of_the_stream_is_the_mean_of_its_first_batches():
             g = slopes(F.cross_entropy(z, z.argmax(1)), leaf)
             expected.append({k: v**2 * B / 200 for k, v in g.items()})
         strategy.adapt(model, x)
-    close(strategy._stream.fisher, {k: (expected[0][k] + expected[1][k]) / 2 for k in NAMES})
+    close(strategy._form.fisher, {k: (expected[0][k] + expected[1][k]) / 2 for k in NAMES})
 
 
 def test_source_labels_do_not_matter():
@@ -380,7 +380,7 @@ def test_source_labels_do_not_matter():
     for labels in (torch.zeros(30, dtype=torch.int64), torch.arange(30) % 3):
         strategy = PSMT(variant="release")
         start(strategy, source=Dataset(rows, labels))
-        seen.append(strategy._stream.fisher)
+        seen.append(strategy._form.fisher)
     assert all(torch.equal(seen[0][k], seen[1][k]) for k in NAMES)
 
 
@@ -389,7 +389,7 @@ def test_copies_have_no_gradient_and_the_source_stays():
     model, first = start(strategy), weights(build())
     for x in batches():
         strategy.adapt(model, x)
-    stream = strategy._stream
+    stream = strategy._form
     for value in [*stream.teacher.parameters(), *stream.source.values(), *stream.fisher.values()]:
         assert not value.requires_grad and value.grad is None
     assert all(torch.equal(stream.source[k], first[k]) for k in first)
@@ -445,7 +445,7 @@ def test_who_answers(who):
     model = start(strategy)
     xs = batches()
     strategy.adapt(model, xs[0])
-    z = {"teacher": by_hand(weights(strategy._stream.teacher), xs[1]), "student": by_hand(weights(model), xs[1])}
+    z = {"teacher": by_hand(weights(strategy._form.teacher), xs[1]), "student": by_hand(weights(model), xs[1])}
     z["sum"] = z["teacher"] + z["student"]
     with torch.no_grad():
         torch.testing.assert_close(strategy.predict(model, xs[1], None), z[who])
@@ -483,7 +483,7 @@ def test_taken_up_in_the_middle_it_ends_with_the_same_bits(own):
     resumed.load_state_dict(again, state)
     for x in image_batches()[2:]:
         assert torch.equal(strategy.adapt(model, x), resumed.adapt(again, x))
-    for a, b in ((model, again), (strategy._stream.teacher, resumed._stream.teacher)):
+    for a, b in ((model, again), (strategy._form.teacher, resumed._form.teacher)):
         assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     assert strategy.metrics() == resumed.metrics()
 
@@ -516,7 +516,7 @@ def test_a_step_has_three_passes_and_never_waits_for_the_device(own, monkeypatch
             return function(*arguments, **named)
         return call
 
-    strategy._stream.teacher.body.register_forward_hook(counted("teacher", lambda *_: None))
+    strategy._form.teacher.body.register_forward_hook(counted("teacher", lambda *_: None))
     model.body.register_forward_hook(counted("student", lambda *_: None))
     monkeypatch.setattr(torch.Tensor, "backward", counted("backward", torch.Tensor.backward))
     as_list = torch.Tensor.tolist
@@ -600,5 +600,5 @@ def test_what_an_ablation_leaves_of_the_method():
         for x in batches():
             strategy.adapt(model, x)
         densities[name] = strategy.metrics().get("mask_density", 0.0)
-        assert bool(strategy._stream.fisher) == (own.get("penalty_strength") is None)
+        assert bool(strategy._form.fisher) == (own.get("penalty_strength") is None)
     assert densities["mean teacher"] == densities["anchor"] == 0 < densities["average"]

@@ -22,6 +22,7 @@ from cl_framework.experience import Experience
 from cl_framework.models import CNN, MLP
 from cl_framework.protocol import build_model
 from cl_framework.recipe import Recipe
+from cl_framework.state_checks import resumes_inside_an_experience
 from cl_framework.strategies import agem, gem
 from cl_framework.strategies._dark import dark_columns, dark_loss
 from cl_framework.strategies.der import DER
@@ -32,7 +33,6 @@ from cl_framework.strategies.gem import GEM
 from cl_framework.strategies.lwf import LwF
 from cl_framework.strategies.mir import MIR
 from cl_framework.strategy import Strategy
-from cl_framework.strategy_checks import resumes_inside_an_experience
 from cl_framework.toys import Toy
 from cl_framework.types import NOT_YET, Batch, Output, Setting, StreamInfo
 

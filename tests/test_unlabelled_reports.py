@@ -23,7 +23,8 @@ from cl_framework.observer import Cursor
 from cl_framework.progress import Bars, Lines
 from cl_framework.protocol import run_stream
 from cl_framework.record import StreamRecord
-from cl_framework.report import as_csv, as_json, as_markdown, as_text, groups, report, run_table
+from cl_framework.report import as_text, groups, report, run_table
+from cl_framework.report_files import as_csv, as_json, as_markdown
 from cl_framework.run_writer import Writer, summarise
 from cl_framework.runs import RunFolder
 from cl_framework.summaries import parse_summary, read_runs
