@@ -100,7 +100,7 @@ def saturation(curve: Curve) -> Saturation | None:
 
     begins = [(values.max(), values.min(), float(np.log(np.quantile(costs, q))), power)
               for q in (0.25, 0.5, 0.75) for power in (0.0, 1.0)]
-    fits = [least_squares(residuals, begin, xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=4000) for begin in begins]
+    fits = [least_squares(residuals, begin, xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=200) for begin in begins]
     top, start, middle, power = min(fits, key=lambda fit: float(fit.cost)).x
     return Saturation(float(top), float(start), math.exp(middle), math.exp(power))
 

@@ -97,6 +97,11 @@ def test_figures_of_steps_are_means_over_those_of_the_experience(monkeypatch):
     silent = [len(set(row)) == 1 for batch in last for row in batch]
     assert figures["reward"] == pytest.approx(sum(flat) / len(flat))
     assert figures["zero_variance"] == pytest.approx(sum(silent) / len(silent)) and 0 < sum(silent) < len(silent)
+    assert figures["pass_at_1"] == pytest.approx(sum(reward == 1 for reward in flat) / len(flat))
+    assert "pass_at_4" not in figures
+    replies = [rollout.text.strip() for groups in seen[4:] for rollout in groups.rollouts]
+    n_right = [len({replies[at] for at in (first, first + 1) if flat[at] == 1}) for first in range(0, len(flat), 2)]
+    assert figures["distinct_right"] == pytest.approx(sum(n_right) / len(n_right)) and 2 in n_right
     n_second = sum(any(len(set(row)) > 1 for row in batch) for batch in last)
     assert figures["gradient_norm"] == pytest.approx(sum(norms[-n_second:]) / n_second, rel=1e-5)
 
