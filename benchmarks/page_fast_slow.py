@@ -215,4 +215,4 @@ def _count(costs: Sequence[dict[str, Any]], name: str) -> str:
 
 
 def _nats(costs: Sequence[dict[str, Any]], name: str) -> str:
-    return f"{1000 * mean(each[name] for each in costs):.0f}" if all(name in each for each in costs) else "-"
+    return f"{round(1000 * mean(each[name] for each in costs))}" if all(name in each for each in costs) else "-"
