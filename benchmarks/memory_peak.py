@@ -23,7 +23,7 @@ from cl_framework.protocol import build_model
 from cl_framework.registry import load
 from cl_framework.scenario import Stream
 
-RUNS, TARGET = 3, 1.3
+RUNS, TARGET = 5, 1.3
 IMPORTS = "import cl_framework.protocol, cl_framework.launch, cl_framework.configuration"
 
 

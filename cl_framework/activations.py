@@ -1,10 +1,10 @@
 """What a network holds for one row while it computes, measured; and how many rows it should therefore answer at once.
 
-    n = clamp(C / l, 64, 1024)
+    n = clamp(C / l, 64, 512)
 
 l: bytes of the largest tensor of one row; C: bytes that stay near a processor's core. An output that does not fit there
 is written to main memory and read again by the next layer: small convolutional networks answer 1024 rows half as fast
-as the same rows in parts. On a GPU many rows are what makes it fast.
+as the same rows in parts. More than 512 gain nothing and take memory. On a GPU many rows are what makes it fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from cl_framework.types import Batch, Inputs
 
 CACHE = 8 * 2**20
 """Bytes; from 2 to 32 MiB the measured times are within a quarter of the best."""
-FEWEST, MOST = 64, 1024
+FEWEST, MOST = 64, 512
+_ELSEWHERE = 1024
+"""Rows at once where nothing is measured: on a GPU, and of inputs of several columns."""
 _FOUND: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
 
 
@@ -48,7 +50,7 @@ def rows_at_once(model: Model, raw: Inputs) -> int:
         raw: some rows as they are stored; the first is looked at.
     """
     if not isinstance(raw, Tensor) or model.device.type != "cpu" or not len(raw):
-        return MOST
+        return _ELSEWHERE
     if model not in _FOUND:
         _, largest = kept(model, lambda: model(model.preprocess(raw[:1])))
         _FOUND[model] = min(max(CACHE // max(largest, 1), FEWEST), MOST)

@@ -34,7 +34,7 @@ def test_the_largest_tensor_is_counted_and_weights_are_not():
 
 
 def test_wide_layers_answer_few_rows_at_once():
-    assert rows_at_once(network(MLP(hidden=[8])), images(2)) == CACHE // (3 * 32 * 32 * 4)
+    assert rows_at_once(network(MLP(hidden=[8]), 48), images(2, 48)) == CACHE // (3 * 48 * 48 * 4)
     assert rows_at_once(network(MLP(hidden=[8]), 8), images(2, 8)) == MOST
     assert FEWEST <= rows_at_once(network(CNN()), images(2)) < 256
     assert rows_at_once(network(CNN(), 96), images(2, 96)) == FEWEST
