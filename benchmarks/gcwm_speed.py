@@ -11,9 +11,9 @@ they may differ by 1e-4 of what the operator moves: Adam divides by the size of 
 changing the last bits of the inputs moves the form as written by 2e-5. In float32 rounding leaves about 1 % of that.
 
 Beside that stand the products and decompositions that the thin form cannot do without, and nothing else: the Gram
-matrix of each update and its eigenvectors in float64, and for either branch the Hessian and the constant of the
-gradient, and for each of its steps one product and torch's fused Adam. A merge of a layer should take at most 1.3 of
-their time.
+matrix of each update and its eigenvectors in float64, the singular values of the barycenter's iterations, as many as it
+takes, and for either branch the Hessian and the constant of the gradient, and for each of its steps one product and
+torch's fused Adam. A merge of a layer should take at most 1.3 of their time.
 
 Memory is that of `clf merge` as in merging_speed.py: models of 8 layers of 768 x 3072 are merged from files, 2 experts
 and 6, each in a process of its own. With `memory=current_anchor` the target is that four more experts take less than
@@ -35,9 +35,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from merging_speed import FEW, MANY, MEMORY_TARGET, N_LAYERS, WATCH, write_models
@@ -128,8 +130,16 @@ def as_written(rule: GCWM, updates: Tensor) -> Tensor:
     return torch.lerp(plain_operator(updates, rule.n_steps, lr), (geometric.double() @ root(full)).to(updates), alpha)
 
 
-def arithmetic(updates: Tensor, n_steps: int) -> Tensor:
-    """What cannot be left out of a merge with both branches; what it makes is no merge."""
+def arithmetic(updates: Tensor, n_steps: int, shapes: Sequence[torch.Size]) -> Tensor:
+    """What cannot be left out of a merge with both branches; what it makes is no merge.
+
+    Args:
+        updates: [m, p, d].
+        n_steps: of Adam.
+        shapes: of the matrices whose singular values are taken in float64.
+    """
+    for shape in shapes:
+        torch.linalg.svd(torch.rand(shape, dtype=torch.float64), full_matrices=False)
     for wide in updates.double():
         torch.linalg.eigh(wide @ wide.mT if wide.shape[0] < wide.shape[1] else wide.mT @ wide)
     total, made = updates.sum(0), torch.zeros_like(updates[0])
@@ -152,10 +162,18 @@ def over_arithmetic(name: str, experts: list[dict[str, Tensor]]) -> dict[str, fl
     """How many times longer one layer takes than its unavoidable arithmetic, in turns."""
     rule, layer = GCWM(), Layer(name=f"body.0.{name}.weight", kind="linear")
     updates = [each[layer.name] for each in experts]
-    stacked, ratios = torch.stack(updates), list[float]()
+    stacked, ratios, shapes = torch.stack(updates), list[float](), list[torch.Size]()
+
+    def noted(matrix: Tensor, **options: Any) -> Any:
+        shapes.append(matrix.shape)
+        return svd(matrix, **options)
+
+    svd = torch.linalg.svd
+    with patch("torch.linalg.svd", noted):
+        rule.merge(layer, updates, Totals())
     for _ in range(REPEATS):
         ours, _ = seconds(lambda: rule.merge(layer, updates, Totals()).update)
-        ratios.append(ours / seconds(lambda: arithmetic(stacked, rule.n_steps))[0])
+        ratios.append(ours / seconds(lambda: arithmetic(stacked, rule.n_steps, shapes))[0])
     return {"median": round(median(ratios), 3), "lowest": round(min(ratios), 3), "highest": round(max(ratios), 3)}
 
 

@@ -35,9 +35,14 @@ def power(matrix: Tensor, exponent: float, floor: float = 0.0) -> Tensor:
     tensor([[2., 0.],
             [0., 3.]])
     """
-    values, vectors = torch.linalg.eigh(matrix)
-    result: Tensor = (vectors * values.clamp_min(floor) ** exponent) @ vectors.mT
+    result, = powers(matrix, (exponent,), floor)
     return result
+
+
+def powers(matrix: Tensor, exponents: Sequence[float], floor: float = 0.0) -> list[Tensor]:
+    """Several powers of a symmetric matrix [q, q], from one decomposition; see `power`."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return [(vectors * values.clamp_min(floor) ** exponent) @ vectors.mT for exponent in exponents]
 
 
 def bures_distance(a: Tensor, b: Tensor, floor: float = 0.0) -> Tensor:
@@ -46,7 +51,8 @@ def bures_distance(a: Tensor, b: Tensor, floor: float = 0.0) -> Tensor:
     >>> bures_distance(torch.eye(2), 4 * torch.eye(2))
     tensor(2.)
     """
-    return (a.trace() + b.trace() - 2 * _cross_root(power(a, 0.5, floor), b, floor).trace()).clamp_min(0)
+    half = b if floor > 0 else power(b, 0.5)
+    return (a.trace() + b.trace() - 2 * _cross_root(power(a, 0.5, floor), half, floor).trace()).clamp_min(0)
 
 
 def barycenter(covariances: Sequence[Tensor], weights: Sequence[float], *, floor: float = 0.0, n_steps: int = 50,
@@ -69,11 +75,12 @@ def barycenter(covariances: Sequence[Tensor], weights: Sequence[float], *, floor
     shares = [weight / sum(weights) for weight in weights]
     inputs = [_symmetric(covariance) + ridge for covariance in covariances]
     mean = sum((share * covariance for share, covariance in zip(shares, inputs, strict=True)), ridge)
+    halves = [covariance if floor > 0 else power(covariance, 0.5) for covariance in inputs]
     current: Tensor = mean
     for _ in range(n_steps):
-        root, inverse = power(current, 0.5, floor), power(current, -0.5, floor)
-        step = sum((share * _cross_root(root, covariance, floor)
-                    for share, covariance in zip(shares, inputs, strict=True) if share > 0), torch.zeros_like(mean))
+        root, inverse = powers(current, (0.5, -0.5), floor)
+        step = sum((share * _cross_root(root, half, floor)
+                    for share, half in zip(shares, halves, strict=True) if share > 0), torch.zeros_like(mean))
         new = _symmetric(inverse @ step @ step @ inverse) + ridge
         new = torch.lerp(current, new, damping)
         change = torch.linalg.matrix_norm(new - current) / (torch.linalg.matrix_norm(current) + floor)
@@ -83,11 +90,11 @@ def barycenter(covariances: Sequence[Tensor], weights: Sequence[float], *, floor
     return current
 
 
-def _cross_root(root: Tensor, covariance: Tensor, floor: float) -> Tensor:
-    """(R C R)^{1/2} of a root R and a covariance C, both [q, q]."""
+def _cross_root(root: Tensor, half: Tensor, floor: float) -> Tensor:
+    """(R C R)^{1/2} of a root R [q, q] and a covariance C: C itself where there is a floor, else its root C^{1/2}."""
     if floor > 0:
-        return power(_symmetric(root @ covariance @ root), 0.5, floor)
-    _, values, vectors = torch.linalg.svd(power(covariance, 0.5) @ root)
+        return power(_symmetric(root @ half @ root), 0.5, floor)
+    _, values, vectors = torch.linalg.svd(half @ root)
     result: Tensor = (vectors.mT * values) @ vectors
     return result
 
@@ -116,8 +123,8 @@ class Metric:
     @classmethod
     def of(cls, covariance: Tensor, basis: Tensor, outside: float, floor: float = 0.0) -> Metric:
         """The metric of B = `covariance` [q, q] in the columns of `basis` [d, q]."""
-        return cls(basis=basis, root=power(covariance, 0.5, floor), inverse=power(covariance, -0.5, floor),
-                   outside=outside)
+        root, inverse = powers(covariance, (0.5, -0.5), floor)
+        return cls(basis=basis, root=root, inverse=inverse, outside=outside)
 
     @property
     def trace(self) -> Tensor:
