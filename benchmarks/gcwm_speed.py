@@ -11,9 +11,9 @@ they may differ by 1e-4 of what the operator moves: Adam divides by the size of 
 changing the last bits of the inputs moves the form as written by 2e-5. In float32 rounding leaves about 1 % of that.
 
 Beside that stand the products and decompositions that the thin form cannot do without, and nothing else: the Gram
-matrix of each update and its eigenvectors in float64, the singular values of the barycenter's iterations, as many as it
-takes, and for either branch the Hessian and the constant of the gradient, and for each of its steps one product and
-torch's fused Adam. A merge of a layer should take at most 1.3 of their time.
+matrix of each update and its eigenvectors in float64, the singular value decompositions of the basis and of the
+barycenter's iterations, as many as it takes, for either branch the Hessian and the constant of the gradient, and for
+each of its steps one product and torch's fused Adam. A merge of a layer should take at most 1.3 of their time.
 
 Memory is that of `clf merge` as in merging_speed.py: models of 8 layers of 768 x 3072 are merged from files, 2 experts
 and 6, each in a process of its own. With `memory=current_anchor` the target is that four more experts take less than
@@ -136,7 +136,7 @@ def arithmetic(updates: Tensor, n_steps: int, shapes: Sequence[torch.Size]) -> T
     Args:
         updates: [m, p, d].
         n_steps: of Adam.
-        shapes: of the matrices whose singular values are taken in float64.
+        shapes: of the matrices whose singular value decomposition is taken in float64.
     """
     for shape in shapes:
         torch.linalg.svd(torch.rand(shape, dtype=torch.float64), full_matrices=False)

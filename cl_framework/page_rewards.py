@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from cl_framework.columns import percent
 from cl_framework.fast_slow_metrics import Curve, efficiency, saturation
 from cl_framework.groups import Group
 from cl_framework.page_parts import Cell, Figure, Grid
@@ -85,9 +86,8 @@ def _about(sheet: Sheet, found: Rows) -> Iterator[str]:
 
 def along_rewards(found: Rows) -> Grid | None:
     """Every point of the figures; None where there is none."""
-    rows = [(Cell(label), Cell(str(point.place), point.place), _percent(point.reward), *(
-        Cell(f"{point.costs[name]:.0f}", point.costs[name]) for name in COSTS))
-        for label, points in found.items() for point in points]
+    rows = [(Cell(label), Cell(str(point.place), point.place), _percent(point.reward),
+             *(_whole(point.costs[name]) for name in COSTS)) for label, points in found.items() for point in points]
     return Grid(caption="reward and what had been spent, after each experience", rows=tuple(rows), headings=(
         "strategy", "experience", "reward in %", *COSTS.values())) if rows else None
 
@@ -118,11 +118,11 @@ def _figure(sheet: Sheet, rows: Sequence[Spec], called: str, theme: Theme) -> Fi
 
 
 def _percent(value: float) -> Cell:
-    return Cell(f"{PERCENT * value:.1f}", value)
+    return Cell(percent(value), value)
 
 
 def _whole(value: float) -> Cell:
-    return Cell(f"{value:.0f}", value)
+    return Cell(f"{value:,.0f}", value)
 
 
 def _nats(each: Group, name: str) -> Cell:

@@ -51,8 +51,8 @@ def bures_distance(a: Tensor, b: Tensor, floor: float = 0.0) -> Tensor:
     >>> bures_distance(torch.eye(2), 4 * torch.eye(2))
     tensor(2.)
     """
-    half = b if floor > 0 else power(b, 0.5)
-    return (a.trace() + b.trace() - 2 * _cross_root(power(a, 0.5, floor), half, floor).trace()).clamp_min(0)
+    cross = _cross_root(power(a, 0.5, floor), _prepared(b, floor), floor)
+    return (a.trace() + b.trace() - 2 * cross.trace()).clamp_min(0)
 
 
 def barycenter(covariances: Sequence[Tensor], weights: Sequence[float], *, floor: float = 0.0, n_steps: int = 50,
@@ -75,12 +75,12 @@ def barycenter(covariances: Sequence[Tensor], weights: Sequence[float], *, floor
     shares = [weight / sum(weights) for weight in weights]
     inputs = [_symmetric(covariance) + ridge for covariance in covariances]
     mean = sum((share * covariance for share, covariance in zip(shares, inputs, strict=True)), ridge)
-    halves = [covariance if floor > 0 else power(covariance, 0.5) for covariance in inputs]
+    prepared = [_prepared(covariance, floor) for covariance in inputs]
     current: Tensor = mean
     for _ in range(n_steps):
         root, inverse = powers(current, (0.5, -0.5), floor)
-        step = sum((share * _cross_root(root, half, floor)
-                    for share, half in zip(shares, halves, strict=True) if share > 0), torch.zeros_like(mean))
+        step = sum((share * _cross_root(root, each, floor)
+                    for share, each in zip(shares, prepared, strict=True) if share > 0), torch.zeros_like(mean))
         new = _symmetric(inverse @ step @ step @ inverse) + ridge
         new = torch.lerp(current, new, damping)
         change = torch.linalg.matrix_norm(new - current) / (torch.linalg.matrix_norm(current) + floor)
@@ -90,11 +90,16 @@ def barycenter(covariances: Sequence[Tensor], weights: Sequence[float], *, floor
     return current
 
 
-def _cross_root(root: Tensor, half: Tensor, floor: float) -> Tensor:
-    """(R C R)^{1/2} of a root R [q, q] and a covariance C: C itself where there is a floor, else its root C^{1/2}."""
+def _prepared(covariance: Tensor, floor: float) -> Tensor:
+    """What `_cross_root` takes of a covariance C: its root C^{1/2}, and C itself where there is a floor."""
+    return covariance if floor > 0 else power(covariance, 0.5)
+
+
+def _cross_root(root: Tensor, prepared: Tensor, floor: float) -> Tensor:
+    """(R C R)^{1/2} of a root R [q, q] and a covariance C that `_prepared` has seen."""
     if floor > 0:
-        return power(_symmetric(root @ half @ root), 0.5, floor)
-    _, values, vectors = torch.linalg.svd(half @ root)
+        return power(_symmetric(root @ prepared @ root), 0.5, floor)
+    _, values, vectors = torch.linalg.svd(prepared @ root)
     result: Tensor = (vectors.mT * values) @ vectors
     return result
 
