@@ -3,8 +3,8 @@
 Two questions: what a step of `er` and `derpp` costs beside the same arithmetic written out, and what it costs
 Avalanche. Whether it stays the same while the stream grows is measured by `scaling.py`. An online stream also answers
 each batch before it is learned, which is what `answered` adds to the bare loop; `bare` does without. Avalanche answers
-nothing, and replays in the second half alone: its plugin fills the buffer at the end of an experience, and there are
-two.
+nothing. Its online stream has experiences of a batch each, and its buffer is a reservoir; `halves` is its replay plugin
+as it is by default on a stream of two experiences, which fills the buffer between them and replays in the second alone.
 
     python benchmarks/rehearsal_speed.py
 """
@@ -14,12 +14,15 @@ from __future__ import annotations
 import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
 
 # isort: split
+import tempfile
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
-from throughput import Case, Watch, quiet
+from throughput import Bare, Case, Watch, quiet, write_files
 from timing import clocked, in_turns, ratio, write
 from torch import Tensor
 
@@ -126,26 +129,25 @@ def ours(case: Case, name: str) -> float:
     return watch.seconds[0]
 
 
-def avalanche(case: Case) -> float:
+def avalanche(case: Case, *, is_online: bool) -> float:
     """Processor time of Avalanche's Naive with its ReplayPlugin on its classic benchmark, whose rows are the same."""
-    import tempfile
-    from importlib import import_module
-    from pathlib import Path
-
-    from throughput import Bare, write_files
-
     with quiet(), tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder), case.raw, case.y)
         classic = vars(import_module("avalanche.benchmarks.classic"))
-        stream = classic["SplitMNIST"](n_experiences=2, shuffle=False, dataset_root=folder).train_stream
+        stream = classic["SplitMNIST"](n_experiences=1 if is_online else 2, shuffle=False,
+                                       dataset_root=folder).train_stream
+        from avalanche.benchmarks.scenarios.online import split_online_stream
         from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+        from avalanche.training.storage_policy import ReservoirSamplingBuffer
         from avalanche.training.supervised import Naive
 
         learner = Bare(case.model(), is_raw=False)
+        buffer = ReservoirSamplingBuffer(CAPACITY) if is_online else None
         peer = Naive(model=learner, optimizer=torch.optim.SGD(learner.parameters(), LR), train_epochs=1,
                      criterion=torch.nn.CrossEntropyLoss(), train_mb_size=BATCH_SIZE, device="cpu",
-                     plugins=[ReplayPlugin(CAPACITY, BATCH_SIZE, BATCH_SIZE)], evaluator=EvaluationPlugin(loggers=[]))
-        experiences = list(stream)
+                     plugins=[ReplayPlugin(CAPACITY, BATCH_SIZE, BATCH_SIZE, storage_policy=buffer)],
+                     evaluator=EvaluationPlugin(loggers=[]))
+        experiences = split_online_stream(stream, BATCH_SIZE) if is_online else list(stream)
         return clocked(lambda: [peer.train(experience) for experience in experiences])
 
 
@@ -155,11 +157,12 @@ def beside(case: Case, name: str) -> dict[str, object]:
         "ours": lambda: ours(case, name), "bare": lambda: clocked(lambda: bare(case, name, is_answered=False)),
         "answered": lambda: clocked(lambda: bare(case, name, is_answered=True))}
     if name == "er":
-        ways["avalanche"] = lambda: avalanche(case)
+        ways |= {"avalanche_online": lambda: avalanche(case, is_online=True),
+                 "avalanche_halves": lambda: avalanche(case, is_online=False)}
     seconds = in_turns(ways, REPEATS)
-    found = {"ours_over_answered": ratio(seconds, "ours", "answered"), "ours_over_bare": ratio(seconds, "ours", "bare")}
-    if name == "er":
-        found |= {f"avalanche_over_{way}": ratio(seconds, "avalanche", way) for way in ("ours", "bare")}
+    found = {f"ours_over_{way}": ratio(seconds, "ours", way) for way in ("answered", "bare")}
+    found |= {f"{peer}_over_{way}": ratio(seconds, peer, way) for peer in ways if peer.startswith("avalanche")
+              for way in ("ours", "bare")}
     return {"strategy": name, "rows": len(case.y), "microseconds_a_step": round(
         1e6 * median(seconds["ours"]) * BATCH_SIZE / len(case.y)), **found}
 
@@ -168,7 +171,7 @@ def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
     case = Case("mlp 784-100-100-10", MLP(hidden=[100, 100]), (1, 28, 28), "none", BATCH_SIZE, N_ROWS, REPEATS, "cpu")
-    write("rehearsal_speed", {"targets": {"ours_over_answered": BARE_TARGET, "avalanche_over_ours": PEER_TARGET},
+    write("rehearsal_speed", {"targets": {"ours_over_answered": BARE_TARGET, "avalanche_online_over_ours": PEER_TARGET},
                               "cases": [beside(case, name) for name in ("er", "derpp")]})
 
 

@@ -63,9 +63,11 @@ class Taken(NamedTuple):
 
 
 def process(code: str, *words: str) -> tuple[Taken, str]:
-    """Run Python code in a process of its own; what it took, and what it printed."""
+    """Run Python code in a process of its own; what it took, and what it printed. Python may keep its bytecode, as it
+    does by default."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True, env=own)
     clock, after = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
     return Taken(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, clock), done.stdout
 

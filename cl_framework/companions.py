@@ -70,6 +70,7 @@ def check_processes(hardware: Hardware, info: StreamInfo) -> None:
         return
     why = ("test-time adaptation meets one small batch after another" if not info.is_labelled else
            "rows of texts have no common length" if info.is_language else
+           "a network that shares out its rows is not compiled" if hardware.compile else
            "" if hardware.trainer().strategy.root_device.type == "cpu" else "a run on an accelerator uses one")
     if why:
         raise ConfigError(f"trainer.processes={hardware.processes} is not offered here: {why}; set trainer.processes=1")

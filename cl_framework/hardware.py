@@ -17,9 +17,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
 from cl_framework.errors import ConfigError, Stopped
 from cl_framework.fields import bounded, check_ranges
+from cl_framework.form import Form
+from cl_framework.models import Model
+from cl_framework.types import StreamInfo
 
 NOT_OFFERED = {key: f"{key} is not offered: a run trains on one device, trainer.device, or in trainer.processes=N "
                     "processes on the CPU; many runs go side by side with launcher=local, or launcher=ray on several "
@@ -43,6 +47,12 @@ class Hardware:
     """Processes on the CPU that share out the rows of each step; the numbers are those of one, to rounding."""
     threads: int = bounded(1, low=1, high=1024)
     """Threads of torch on the CPU; 1 gives the same bits on machines with any number of cores."""
+    channels_last: bool = False
+    """Lay images out pixel by pixel, all channels of one together: convolutions are faster on GPUs with tensor cores
+    and on many CPUs; numbers agree to rounding."""
+    compile: bool = False
+    """Compile the network's body with torch.compile, once for the stream, which takes up to a minute; numbers agree to
+    rounding. Meant for GPUs: on the CPU it needs a C++ compiler and gains little."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -51,6 +61,35 @@ class Hardware:
         """The device in words."""
         device = self.trainer().strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+    @property
+    def form(self) -> Form | None:
+        """How networks are computed; None: as they are written."""
+        form = Form(channels_last=self.channels_last, is_compiled=self.compile)
+        return None if form == Form() else form
+
+    def check_form(self, model: Model, info: StreamInfo) -> None:
+        """Refuse a form that the model does not take, the stream, or this machine.
+
+        Raises:
+            ConfigError: says why.
+        """
+        keys = [key for key in ("channels_last", "compile") if getattr(self, key)]
+        if keys and type(model).forward is not Model.forward:
+            raise ConfigError([f"trainer.{key}=true is not offered for this model, which computes its answers in a way "
+                               f"of its own; set trainer.{key}=false" for key in keys])
+        if not self.compile:
+            return
+        if not info.is_labelled:
+            raise ConfigError("trainer.compile=true is not offered for unlabelled streams: what adapts to them may "
+                              "compute otherwise from batch to batch; set trainer.compile=false")
+        try:
+            Form(is_compiled=True)(nn.ReLU(), torch.zeros(2, device=self.trainer().strategy.root_device))
+        except Exception as error:
+            why = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ConfigError(f"trainer.compile=true cannot be used here: {why}; torch.compile needs a C++ compiler "
+                              "(g++) on the CPU, and Triton on a GPU. Install it, or set trainer.compile=false"
+                              ) from error
 
     def trainer(self) -> L.Trainer:
         """A fresh Trainer; Lightning's trains nothing on a second fit."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _LATER: Mapping[str, object] = {"on_nonfinite": "stop", "evaluate_every": 1, "processes": 1,
-                              "frame": "template", "stop": "end"}
+                              "channels_last": False, "compile": False, "frame": "template", "stop": "end"}
 
 
 def counted(section: Mapping[str, Any]) -> dict[str, Any]:

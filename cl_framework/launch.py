@@ -80,6 +80,7 @@ def check_job(job: Job) -> None:
     job.hardware.trainer()
     check_processes(job.hardware, info)
     model = build_model(job.architecture, info, 0)
+    job.hardware.check_form(model, info)
     try:
         check_needs(job.strategy, info)
         with untouched(), only(job.scenario, job.name("scenario"), job.phase):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cl_framework.errors import ConfigError
 from cl_framework.fields import bounded, check_ranges
+from cl_framework.form import Form
 from cl_framework.functional import cross_entropy
 from cl_framework.preprocess import Preprocess
 from cl_framework.types import Batch, Inputs, Output, StreamInfo
@@ -73,9 +74,11 @@ class Model(nn.Module):
 
     Attributes:
         adapter: what is trained beside the weights of the body; None where the weights themselves are.
+        form: how the body is computed; None: as it is written.
     """
 
     adapter: Adapter | None = None
+    form: Form | None = None
 
     def __init__(self, preprocess: nn.Module, body: nn.Module, head: Head) -> None:
         super().__init__()
@@ -111,7 +114,7 @@ class Model(nn.Module):
 
     def forward(self, x: Inputs) -> Output:
         """Logits over the classes seen and features of B preprocessed rows."""
-        features = self.body(x)
+        features = self.body(x) if self.form is None else self.form(self.body, x)
         return Output(self.head(features), features)
 
     def loss(self, batch: Batch, output: Output, allowed: Tensor | None = None) -> Tensor:

@@ -78,6 +78,7 @@ class _Run:
         self.info = dataclasses.replace(stream.info, seed=seed, batch_size=size)
         check_needs(strategy, self.info)
         check_recipe(recipe, self.info)
+        hardware.check_form(model, self.info)
         self.strategy, self.stream, self.model, self.recipe = strategy, stream, model, recipe
         self.seed, self.hardware, self.vault, self.observer = seed, hardware, vault, observer
         self.record = StreamRecord(n_experiences=len(stream), n_rounds=stream.info.n_rounds)
@@ -96,6 +97,7 @@ class _Run:
     def run(self) -> StreamRecord:
         """The loop over experiences."""
         self.model.to(self.device)
+        self.model.form = self.hardware.form
         seeding.seed_all(self.seed, "setup")
         self.limit = math.inf if self.info.is_labelled else weight_limit(self.model)
         self.strategy.setup(self.model, self.info)
