@@ -1,44 +1,65 @@
 """Lets torchvision import beside a CPU build of torch.
 
 PyPI's torchvision is linked to CUDA. Beside a CPU build of torch its compiled operators do not load, and importing
-it fails with `operator torchvision::nms does not exist`, and with it torchmetrics, lightning and avalanche.
-Declaring the two missing schemas is enough; nothing is declared where torchvision imports, or is not installed.
-Import this module before any of those packages.
+it fails with `operator torchvision::nms does not exist`, and with it what imports it: torchmetrics, timm, avalanche.
+Declaring the two missing schemas is enough. That is done when torchvision is imported and fails so, and not before:
+a run needs none of it. Import this module before any of those packages.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
-import torch
-
-_LIBRARIES: list[torch.library.Library] = []
+_LIBRARIES: list[object] = []
 
 
-def mend() -> bool:
-    """Declare the missing operators if, and only if, torchvision fails to import for want of them.
+class _Mending(Loader):
+    """Loads torchvision; a second time, with the operators declared, where it fails for want of them."""
 
-    Returns:
-        Whether anything was declared.
-    """
-    if find_spec("torchvision") is None:
-        return False
-    try:
-        import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    else:
-        return False
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__loader__ = module.__spec__.loader = self._loader
+        try:
+            self._loader.exec_module(module)
+        except RuntimeError as error:
+            if "torchvision::nms" not in str(error):
+                raise
+            for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+                del sys.modules[name]
+            _declare()
+            self._loader.exec_module(module)
+
+
+class _Finder(MetaPathFinder):
+    """Hands torchvision to the loader above."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "torchvision":
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in others if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Mending(spec.loader)
+        return spec
+
+
+def _declare() -> None:
+    import torch
+
     library = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _LIBRARIES.append(library)
-    return True
 
 
-mend()
+sys.meta_path.insert(0, _Finder())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import cl_framework._torchvision  # noqa: F401  (before lightning, torchmetrics, avalanche)
+import cl_framework._torchmetrics  # noqa: F401  (before lightning, torchmetrics)
 
 # isort: split
 import logging

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-import cl_framework._torchvision  # noqa: F401
+import cl_framework._torchmetrics  # noqa: F401  (before torchmetrics)
 
 # isort: split
 import torch
