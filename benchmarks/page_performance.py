@@ -142,8 +142,7 @@ def startup() -> list[Row]:
     around, names = record["seconds"]["around"], record["list"]
     imports = record["imports"]
     why = (f"imports take {imports['a run']['lowest_processor']:.1f} s, of which torch has "
-           f"{imports['torch']['lowest_processor']:.1f}; Lightning brings torchmetrics, which imports torchvision, "
-           "transformers and scipy.signal where they are installed")
+           f"{imports['torch']['lowest_processor']:.1f}")
     return [Row(whole, "the steps and evaluations of the same run", "under 4 s", f"{around['processor']:.1f} s of the "
                 f"processor (lowest {around['lowest_processor']:.1f}), {around['clock']:.1f} s on the clock at a load "
                 f"of {record['load_before']:.1f}", at_most(around["processor"], 4, why), command),
