@@ -156,8 +156,8 @@ def on_paper(folder: Path) -> list[str]:
     slope = (many["milliseconds_a_trial"] - few["milliseconds_a_trial"]) / (many["trials"] - few["trials"])
     last = many["milliseconds_a_trial"] + slope * (trials - many["trials"])
     lines = [f"{RUNS:,} runs on {GPUS} GPUs, computed from figures measured here. Assumed: a GPU does one run at a "
-             "time, each run is a process of its own (as `launcher=ray` has it on GPUs), start-up and shutdown take "
-             f"{around:.1f} s as on this processor, and a stream has {EXPERIENCES} experiences.", "",
+             "time, each run is a process of its own (as `launcher=ray` has it on GPUs), start-up and shutdown take at "
+             f"least {around:.1f} s as on this processor, and a stream has {EXPERIENCES} experiences.", "",
              "| minutes a run computes | hours in all | start-up's share | files written a second |",
              "| ---: | ---: | ---: | ---: |"]
     for minutes in MINUTES:

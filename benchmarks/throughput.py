@@ -94,7 +94,7 @@ class Case:
         """A fresh network that answers for all ten classes."""
         model = build_model(self.architecture, self.info, 0)
         model.observe(range(10))
-        model.form = self.hardware.form
+        model.channels_last = self.hardware.channels_last
         return model.to(self.device)
 
     def ours(self) -> float:

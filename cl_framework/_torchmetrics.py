@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from importlib.util import find_spec
 from threading import RLock
@@ -25,51 +25,85 @@ import cl_framework._torchvision  # noqa: F401  (all of torchmetrics imports tor
 
 _NAME = "torchmetrics"
 _LOCK = RLock()
+_under_way = False
+"""Whether a thread, which has the lock, imports the whole package."""
 
 
 class _Package(ModuleType):
     """torchmetrics, as yet without most of it."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        _import_whole(self)
+        if (name.startswith("__") and name != "__all__") or not _import_whole(self):
+            raise AttributeError(f"module {_NAME!r} has no attribute {name!r}", name=name, obj=self)
         return getattr(self, name)
 
+    def __dir__(self) -> Iterable[str]:
+        _import_whole(self)
+        return super().__dir__()
 
-class _Finder(MetaPathFinder, Loader):
-    """Finds a module of the package by importing the whole package first."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        return import_module, (_NAME,)
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of the package, and has them loaded after the whole package."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        package = sys.modules.get(_NAME)
-        if not name.startswith(f"{_NAME}.") or not isinstance(package, _Package):
+        if not name.startswith(f"{_NAME}.") or not isinstance(sys.modules.get(_NAME), _Package) or _under_way:
             return None
-        _import_whole(package)
-        found = sys.modules.get(name)
-        if found is not None:  # importlib takes the spec of a module that is there by now, and would load it again
-            found.__spec__ = ModuleSpec(name, self, loader_state=found.__spec__)
-        return None if found is None else found.__spec__
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _AfterAll(spec.loader)
+        return spec
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return sys.modules[spec.name]
+
+class _AfterAll(Loader):
+    """Loads a module once the whole package is imported, which most often brings it along."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._own: ModuleSpec | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        _import_whole(sys.modules[_NAME])
+        spec.loader = self._loader
+        module = sys.modules.get(spec.name)
+        if module is None:
+            return self._loader.create_module(spec)
+        self._own = module.__spec__
+        spec.loader = self
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__spec__ = module.__spec__.loader_state
+        if self._own is None:
+            self._loader.exec_module(module)
+        else:
+            module.__spec__ = self._own
 
 
-def _import_whole(module: ModuleType) -> None:
-    """Make an ordinary module of it; if that fails, it can be tried again."""
+def _import_whole(module: ModuleType) -> bool:
+    """Make an ordinary module of it; False: this thread is doing so. If it fails, it can be tried again."""
+    global _under_way
     with _LOCK:
-        if module.__class__ is ModuleType:
-            return
+        if not isinstance(module, _Package):
+            return True
+        if _under_way:
+            return False
         assert module.__spec__ is not None and module.__spec__.loader is not None
-        module.__class__ = ModuleType
+        _under_way = True
         try:
             module.__spec__.loader.exec_module(module)
-        except BaseException:
-            module.__class__ = _Package
-            raise
+            _as(ModuleType, module)
+        finally:
+            _under_way = False
+    return True
+
+
+def _as(kind: type[ModuleType], module: ModuleType) -> None:
+    module.__class__ = kind
 
 
 def _begin() -> None:
@@ -89,7 +123,7 @@ def _begin() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == _NAME]:
             del sys.modules[name]
         return
-    module.__class__ = _Package
+    _as(_Package, module)
     sys.meta_path.insert(0, _Finder())
 
 

@@ -27,8 +27,7 @@ _FOUND: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
 
 
 def kept(model: Model, compute: Callable[[], object]) -> tuple[int, int]:
-    """Bytes that autograd keeps while something is computed, weights left out, and those of the largest tensor; of the
-    network as it is written, since a compiled one lets nobody look inside."""
+    """Bytes that autograd keeps while something is computed, weights left out, and those of the largest tensor."""
     own = {value.untyped_storage().data_ptr() for value in (*model.parameters(), *model.buffers())}
     found: dict[int, int] = {}
 
@@ -38,12 +37,8 @@ def kept(model: Model, compute: Callable[[], object]) -> tuple[int, int]:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    form, model.form = model.form, None
-    try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            compute()
-    finally:
-        model.form = form
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        compute()
     return sum(found.values()), max(found.values(), default=0)
 
 

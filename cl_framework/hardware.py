@@ -17,11 +17,9 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import nn
 
 from cl_framework.errors import ConfigError, Stopped
 from cl_framework.fields import bounded, check_ranges
-from cl_framework.form import Form
 from cl_framework.models import Model
 from cl_framework.types import StreamInfo
 
@@ -51,8 +49,9 @@ class Hardware:
     """Lay images out pixel by pixel, all channels of one together: convolutions are faster on GPUs with tensor cores
     and on many CPUs; numbers agree to rounding."""
     compile: bool = False
-    """Compile the network's body with torch.compile, once for the stream, which takes up to a minute; numbers agree to
-    rounding. Meant for GPUs: on the CPU it needs a C++ compiler and gains little."""
+    """Compile the network's body with torch.compile for the steps of training, once for the stream and each size of a
+    batch, which may take a minute; numbers agree to rounding. Meant for GPUs: on the CPU it needs a C++ compiler and
+    gains little."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -62,14 +61,8 @@ class Hardware:
         device = self.trainer().strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
-    @property
-    def form(self) -> Form | None:
-        """How networks are computed; None: as they are written."""
-        form = Form(channels_last=self.channels_last, is_compiled=self.compile)
-        return None if form == Form() else form
-
     def check_form(self, model: Model, info: StreamInfo) -> None:
-        """Refuse a form that the model does not take, the stream, or this machine.
+        """Refuse a form that the model does not take, or the stream.
 
         Raises:
             ConfigError: says why.
@@ -78,18 +71,9 @@ class Hardware:
         if keys and type(model).forward is not Model.forward:
             raise ConfigError([f"trainer.{key}=true is not offered for this model, which computes its answers in a way "
                                f"of its own; set trainer.{key}=false" for key in keys])
-        if not self.compile:
-            return
-        if not info.is_labelled:
+        if self.compile and not info.is_labelled:
             raise ConfigError("trainer.compile=true is not offered for unlabelled streams: what adapts to them may "
                               "compute otherwise from batch to batch; set trainer.compile=false")
-        try:
-            Form(is_compiled=True)(nn.ReLU(), torch.zeros(2, device=self.trainer().strategy.root_device))
-        except Exception as error:
-            why = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ConfigError(f"trainer.compile=true cannot be used here: {why}; torch.compile needs a C++ compiler "
-                              "(g++) on the CPU, and Triton on a GPU. Install it, or set trainer.compile=false"
-                              ) from error
 
     def trainer(self) -> L.Trainer:
         """A fresh Trainer; Lightning's trains nothing on a second fit."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cl_framework.compiled import Compiled, explained
 from cl_framework.errors import Diverged, PluginError
 from cl_framework.evaluate import answer_online
 from cl_framework.lockstep import learned
@@ -40,6 +41,7 @@ class Learner(L.LightningModule):
         is_online: every row is answered before it is learned.
         rate: what the optimizer's learning rates are multiplied by.
         skips: where steps are noted that are left out.
+        compiled: what answers whole batches, where the network is compiled.
         on_start: called once the optimizer exists, to put a saved state back.
         on_chunk: called after every chunk with its losses, when nothing is in flight.
 
@@ -50,8 +52,8 @@ class Learner(L.LightningModule):
     automatic_optimization = False
 
     def __init__(self, strategy: Strategy, model: Model, recipe: Recipe, cursor: Cursor, *, steps_per_epoch: int,
-                 n_steps: int, is_online: bool, rate: float, skips: Skips, on_start: Callable[[Optimizer], None],
-                 on_chunk: Callable[[Optimizer, Sequence[float]], None]) -> None:
+                 n_steps: int, is_online: bool, rate: float, skips: Skips, compiled: Compiled | None,
+                 on_start: Callable[[Optimizer], None], on_chunk: Callable[[Optimizer, Sequence[float]], None]) -> None:
         super().__init__()
         self.model = model
         self.strategy, self.recipe, self.cursor = strategy, recipe, cursor
@@ -60,7 +62,7 @@ class Learner(L.LightningModule):
         self.online_hits = torch.zeros((), dtype=torch.int64)
         self.online_rows = 0
         self._on_start, self._on_chunk = on_start, on_chunk
-        self._team = team()
+        self._team, self._compiled = team(), compiled
         self.optimizer: Optimizer
         self._params: list[nn.Parameter]
         self._floats: list[Tensor]
@@ -92,10 +94,9 @@ class Learner(L.LightningModule):
 
     def training_step(self, chunk: Sequence[Batch], chunk_index: int) -> None:
         """Learn the batches of a chunk, one after the other."""
-        if self.recipe.on_nonfinite == "skip":
-            self._settle(self._sound(chunk))
-        else:
-            self._settle(learned(self, chunk).tolist())
+        with explained():
+            losses = self._sound(chunk) if self.recipe.on_nonfinite == "skip" else learned(self, chunk).tolist()
+        self._settle(losses)
 
     def steps(self, chunk: Sequence[Batch]) -> Tensor:
         """Learn the batches of a chunk, one after the other; their losses, [n]."""
@@ -162,9 +163,10 @@ class Learner(L.LightningModule):
 
     def _step(self, batch: Batch) -> Tensor:
         strategy, model = self.strategy, self.model
+        answering = model if self._compiled is None or len(batch.y) < self.recipe.batch_size else self._compiled
         batch = self.begun(batch)
         batch = batch._replace(x=model.preprocess(batch.raw))
-        output = model(batch.x) if self._team is None else self._team.forward(model, batch.x)
+        output = answering(batch.x) if self._team is None else self._team.forward(model, batch.x)
         loss, penalty = strategy.loss(model, batch, output), strategy.penalty(model, batch, output)
         if penalty is not NO_PENALTY:
             loss = loss + penalty

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from cl_framework.errors import ConfigError
 from cl_framework.fields import bounded, check_ranges
-from cl_framework.form import Form
 from cl_framework.functional import cross_entropy
 from cl_framework.preprocess import Preprocess
 from cl_framework.types import Batch, Inputs, Output, StreamInfo
@@ -74,11 +73,13 @@ class Model(nn.Module):
 
     Attributes:
         adapter: what is trained beside the weights of the body; None where the weights themselves are.
-        form: how the body is computed; None: as it is written.
+        channels_last: images are handed to the body pixel by pixel, all channels of one together.
+        graph: computes the body's features in its place, given the body and rows, while a step of training lasts.
     """
 
     adapter: Adapter | None = None
-    form: Form | None = None
+    channels_last: bool = False
+    graph: Callable[[nn.Module, Inputs], Tensor] | None = None
 
     def __init__(self, preprocess: nn.Module, body: nn.Module, head: Head) -> None:
         super().__init__()
@@ -114,7 +115,9 @@ class Model(nn.Module):
 
     def forward(self, x: Inputs) -> Output:
         """Logits over the classes seen and features of B preprocessed rows."""
-        features = self.body(x) if self.form is None else self.form(self.body, x)
+        if self.channels_last and isinstance(x, Tensor) and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        features = self.body(x) if self.graph is None else self.graph(self.body, x)
         return Output(self.head(features), features)
 
     def loss(self, batch: Batch, output: Output, allowed: Tensor | None = None) -> Tensor:

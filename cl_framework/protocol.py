@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from cl_framework import seeding
 from cl_framework.adaptation import Tally, adapt, lower_rate, weight_limit
 from cl_framework.checkpoint import Vault, fitting
+from cl_framework.compiled import Compiled
 from cl_framework.errors import Diverged
 from cl_framework.evaluate import evaluate
 from cl_framework.experience import Experience
@@ -97,7 +98,8 @@ class _Run:
     def run(self) -> StreamRecord:
         """The loop over experiences."""
         self.model.to(self.device)
-        self.model.form = self.hardware.form
+        self.model.channels_last = self.hardware.channels_last
+        self.compiled = Compiled(self.model) if self.hardware.compile else None
         seeding.seed_all(self.seed, "setup")
         self.limit = math.inf if self.info.is_labelled else weight_limit(self.model)
         self.strategy.setup(self.model, self.info)

@@ -79,7 +79,8 @@ class Calls:
 
         learner = Learner(run.strategy, run.model, run.recipe, run.cursor, steps_per_epoch=chunks.steps_per_epoch,
                           n_steps=chunks.n_steps, is_online=run.info.is_online and not run.info.is_language,
-                          rate=run.retries.factor, skips=Skips(run.record), on_start=on_start, on_chunk=on_chunk)
+                          rate=run.retries.factor, skips=Skips(run.record), compiled=run.compiled, on_start=on_start,
+                          on_chunk=on_chunk)
         run.model.train()
         with interruptible():
             run.hardware.trainer().fit(learner, train_dataloaders=chunks)

@@ -32,7 +32,7 @@ def hindrance(job: Job, stream: Stream, n: int) -> str | None:
         return "W&B follows one run a process; set track.wandb=disabled"
     if job.hardware.processes > 1:
         return f"trainer.processes={job.hardware.processes} shares out the rows of one run"
-    if job.hardware.form is not None:
+    if job.hardware.channels_last or job.hardware.compile:
         return "trainer.channels_last and trainer.compile have no batched form"
     if job.hardware.precision != "32-true":
         return f"trainer.precision={job.hardware.precision} has no batched form"

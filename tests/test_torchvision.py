@@ -56,16 +56,39 @@ def test_a_run_imports_two_classes_of_torchmetrics():
                 ) == "[]\nTrue True"
 
 
-@pytest.mark.parametrize("ask", [
-    "import torchmetrics.aggregation as m; f = m.MeanMetric; assert f is torchmetrics.MeanMetric\n"
-    "assert m is torchmetrics.aggregation and type(m.__spec__.loader).__name__ == 'SourceFileLoader'",
-    "sys.modules['torchmetrics.aggregation'] = None\n"
-    "try: torchmetrics.Accuracy\n"
-    "except ImportError: del sys.modules['torchmetrics.aggregation']\n"
-    "f = torchmetrics.Accuracy"])
-def test_all_of_torchmetrics_is_there_for_whoever_asks(ask):
-    """By module, and by attribute after a first attempt that failed."""
-    assert told(f"import sys, cl_framework._torchmetrics, torchmetrics\n{ask}\n"
+WAYS = {
+    "a module": """
+import importlib.util
+assert importlib.util.find_spec("torchmetrics.aggregation").origin.endswith("aggregation.py")
+assert "torchmetrics.text" not in sys.modules
+import torchmetrics.aggregation as m
+f = m.MeanMetric
+assert f is torchmetrics.MeanMetric and m is torchmetrics.aggregation
+assert type(m.__spec__.loader).__name__ == "SourceFileLoader"
+""",
+    "a second attempt": """
+sys.modules["torchmetrics.aggregation"] = None
+try: torchmetrics.Accuracy
+except ImportError: del sys.modules["torchmetrics.aggregation"]
+f = torchmetrics.Accuracy
+""",
+    "threads": """
+import pickle, threading
+assert pickle.loads(pickle.dumps(torchmetrics)) is torchmetrics
+found = []
+threads = [threading.Thread(target=lambda: found.append(torchmetrics.Accuracy)) for _ in range(3)]
+for each in threads: each.start()
+for each in threads: each.join()
+assert len(found) == 3
+from torchmetrics import *
+f = Accuracy
+assert "Accuracy" in dir(torchmetrics)
+"""}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_of_torchmetrics_is_there_for_whoever_asks(way):
+    assert told(f"import sys, cl_framework._torchmetrics, torchmetrics\n{WAYS[way]}\n"
                 "assert type(torchmetrics).__name__ == 'module', type(torchmetrics)\n"
                 "print(issubclass(f, torchmetrics.Metric), torchmetrics.text is sys.modules['torchmetrics.text'])"
                 ) == "True True"
