@@ -121,7 +121,7 @@ def scaling(folder: Path, images: Path) -> list[str]:
         "![milliseconds a step, over the rows of the buffer](images/scaling-memory.svg)", "",
         f"Ten rows offered and ten drawn at batch 10. With {largest['capacity']:,} rows ours takes "
         f"{largest['ours_over_bare']['median']:.1f} x the time of Vitter's algorithm R on bare tensors, which grows, "
-        "too: it permutes all places for a draw. Ours keeps its keys in a heap, the price of a sample that does not "
+        "too: it permutes all places for a draw. Ours keeps its keys in a heap: a uniform sample that does not "
         "depend on how rows were cut into batches.", "",
         "![seconds on the clock, with one worker and two](images/scaling-processes.svg)", "",
         f"Two workers are {gain['median']:.2f} x as fast as one ({gain['lowest']:.2f} to {gain['highest']:.2f}), at a "
